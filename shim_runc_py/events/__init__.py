@@ -1,0 +1,1 @@
+"""Task events: what they are called, and how they reach containerd."""

@@ -1,0 +1,1 @@
+"""Rooms of the kernel: one subject a module, raising OSError, knowing nothing of containers."""

@@ -1,0 +1,1 @@
+"""Driving an OCI engine: runc, crun, or any other with the same command line."""

@@ -1,0 +1,62 @@
+"""What a shim reads in an OCI spec: two annotations and whether the pid namespace is private.
+
+Pure, but for the reading of the file. The spec goes to the engine byte for byte; nothing here
+changes it (SECURITY 38).
+"""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def read(bundle: str) -> dict[str, Any]:
+    """The bundle's config.json; raises OSError and ValueError."""
+    with open(f"{bundle}/config.json", "rb") as file:
+        found = json.load(file)
+    if not isinstance(found, dict):
+        raise ValueError("config.json is no object")
+    return found
+
+
+def has_private_pid_namespace(spec: dict[str, Any]) -> bool:
+    """Does the kernel kill every process of the container with its init (SEMANTICS 5.4)?
+
+    False for the host's pid namespace and for one joined by its path.
+    """
+    linux = spec.get("linux")
+    namespaces = linux.get("namespaces") if isinstance(linux, dict) else None
+    if not isinstance(namespaces, list):
+        return False
+    return any(
+        isinstance(entry, dict) and entry.get("type") == "pid" and not entry.get("path")
+        for entry in namespaces
+    )
+
+
+def wants_systemd_cgroup(spec: dict[str, Any]) -> bool:
+    """Is the cgroups path of the form `slice:prefix:name`, which only makes sense to systemd?
+
+    runc without --systemd-cgroup would make a directory of that name (CONTRACT 1.4).
+    """
+    linux = spec.get("linux")
+    path = linux.get("cgroupsPath") if isinstance(linux, dict) else None
+    return isinstance(path, str) and path.count(":") == 2 and "/" not in path
+
+
+def process_with_terminal(process_json: bytes, terminal: bool) -> bytes:
+    """The JSON of an exec's process with `terminal` as the request has it (SEMANTICS 1.9).
+
+    Raises ValueError when it is no JSON object.
+    """
+    process = json.loads(process_json)
+    if not isinstance(process, dict):
+        raise ValueError("the process is no JSON object")
+    if terminal:
+        process["terminal"] = True
+    else:
+        process.pop("terminal", None)
+    return json.dumps(process, separators=(",", ":")).encode() + b"\n"

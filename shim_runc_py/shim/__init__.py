@@ -1,0 +1,1 @@
+"""The binary: what containerd executes, and the daemon that it leaves behind."""

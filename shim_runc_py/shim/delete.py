@@ -1,0 +1,142 @@
+"""`delete`: clean up after a task whatever has become of its shim (SEMANTICS 10.1, CONTRACT 2.9).
+
+containerd executes it after every task, also after one that was deleted properly, and kills it
+after 5 s. So nothing here is an error: what is not there has been cleaned up already, and what
+cannot be done in time is said on standard error. It affects the one task that -id names, and never
+a serving shim, which may have other containers.
+
+In the launcher's import budget: neither json nor protobuf is loaded unless needed.
+"""
+
+import os
+import sys
+import time
+
+from shim_runc_py.shim import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shim_runc_py.shim.flags import Flags
+
+ENGINE_BOUND = 4.0  # seconds; containerd's own bound for the whole command is 5
+KILLED = 128 + 9  # the exit status when nobody knows better
+# Engines that keep the state of a container in a directory of its name below their root.
+_KNOWN_LAYOUT = ("runc", "crun")
+
+
+def run(flags: "Flags", environ: "Mapping[str, str]") -> bytes:
+    """The serialized DeleteResponse for standard output. Never raises for what it finds."""
+    bundle = _bundle(flags)
+    _delete_container(bundle, flags, environ)
+    _unmount(f"{bundle}/rootfs")
+    status, at, pid = _exit_record(bundle)
+    return encode(pid, status, at)
+
+
+def encode(pid: int, status: int, at: int) -> bytes:
+    """A DeleteResponse; `at` in nanoseconds since 1970."""
+    seconds, nanos = divmod(at, 1_000_000_000)
+    exited_at = wire.number(1, seconds) + wire.number(2, nanos)
+    return wire.number(1, pid) + wire.number(2, status) + wire.text(3, exited_at)
+
+
+def _bundle(flags: "Flags") -> str:
+    """The bundle of -id: a sibling of the working directory, which is usually the same."""
+    try:
+        return f"{os.path.dirname(os.getcwd())}/{flags.id}"
+    except FileNotFoundError:
+        return flags.bundle
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _read(path: str) -> str:
+    """A file of ours, "" when it is missing; not through a symlink (SECURITY 19)."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, 1 << 20).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+def _delete_container(bundle: str, flags: "Flags", environ: "Mapping[str, str]") -> None:
+    from shim_runc_py.runc import argv
+
+    binary = _read(f"{bundle}/runtime") or argv.DEFAULT_BINARY
+    base = ""
+    text = _read(f"{bundle}/options.json")
+    if '"root"' in text:
+        import json
+
+        try:
+            base = str(json.loads(text).get("root", ""))
+        except (ValueError, AttributeError):
+            _warn(f"{bundle}/options.json cannot be read; using the default root")
+    root = argv.root(base, flags.namespace)
+    if os.path.basename(binary) in _KNOWN_LAYOUT and not os.path.exists(f"{root}/{flags.id}"):
+        return
+    words = [
+        *argv.common(binary, root, f"{bundle}/log.json"),
+        *argv.delete(flags.id, force=True),
+    ]
+    _run_engine(words, environ)
+
+
+def _run_engine(words: list[str], environ: "Mapping[str, str]") -> None:
+    from shim_runc_py.linux import spawn, wait
+    from shim_runc_py.runc import argv
+
+    complaint = "failed to remove runc container"
+    executable = spawn.find(words[0], environ.get("PATH", ""))
+    if executable is None:
+        _warn(f"{complaint}: {words[0]} not found")
+        return
+    output = os.memfd_create("engine-output", os.MFD_CLOEXEC)
+    child = spawn.spawn(
+        words, executable, argv.environment(environ), spawn.Streams(-1, output, output)
+    )
+    status = wait.within(child.pid, ENGINE_BOUND)
+    if status is None:
+        os.killpg(child.pid, 9)
+        wait.within(child.pid, 1.0)
+        _warn(f"{complaint}: no answer within {ENGINE_BOUND:g} s")
+    elif status:
+        trouble = child.failure()
+        said = trouble.words if trouble else os.pread(output, 65536, 0).decode("utf-8", "replace")
+        _warn(f"{complaint}: exit status {status}: {said.strip()}")
+
+
+def _unmount(rootfs: str) -> None:
+    from shim_runc_py.linux import procfs
+
+    parent = procfs.canonical(os.path.dirname(rootfs))
+    if parent is None or not procfs.own_mount_points(f"{parent}/rootfs"):
+        return
+    from shim_runc_py.linux import mounts
+
+    try:
+        mounts.unmount_below(rootfs)
+    except OSError as error:
+        _warn(f"failed to cleanup rootfs mount: {error.strerror}")
+
+
+def _exit_record(bundle: str) -> tuple[int, int, int]:
+    """(status, time in ns, pid): what the shim recorded, else 137, now, and the pid file's."""
+    try:
+        status, at, pid = (int(word) for word in _read(f"{bundle}/init.exit").split())
+    except ValueError:
+        pass
+    else:
+        return status, at, pid
+    try:
+        pid = int(_read(f"{bundle}/init.pid"))
+    except ValueError:
+        pid = 0
+    return KILLED, time.time_ns(), max(0, pid)

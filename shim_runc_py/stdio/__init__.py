@@ -1,0 +1,1 @@
+"""The three streams of a process: where they go, and who moves the bytes."""

@@ -1,0 +1,1 @@
+"""Containers, their processes, and the service that containerd calls."""

@@ -1,0 +1,176 @@
+"""The task service: one handler for each RPC, named like it (SEMANTICS 1, CONTRACT 8.2).
+
+containerd.task.v2.Task and containerd.task.v3.Task are the same table (CONTRACT 2.7): messages are
+identical on the wire, and a containerd that guessed the wrong version gets its answer all the same.
+Handlers look the container up, hand over to it, and build the answer; what is legal is decided in
+`states`, what happens in `container`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.empty_pb2 import Empty
+
+from shim_runc_py.api import task_pb2 as m
+from shim_runc_py.api.runc_options_pb2 import ProcessDetails
+from shim_runc_py.api.task_types_pb2 import ProcessInfo
+from shim_runc_py.errors import AlreadyExists, NotFound, ShimError
+from shim_runc_py.task import identifiers, options, states
+from shim_runc_py.task.container import Container, Host
+from shim_runc_py.ttrpc.server import Method
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shim_runc_py.ttrpc.server import Context, StreamMethod
+
+NAMES = ("containerd.task.v2.Task", "containerd.task.v3.Task")
+_EMPTY = Empty()
+
+
+class TaskService:
+    """All containers of a shim."""
+
+    def __init__(self, host: Host, shutdown: Callable[[], object]) -> None:
+        """`shutdown` is called when a Shutdown finds no container."""
+        self._host = host
+        self._shutdown = shutdown
+        self.containers: dict[str, Container] = {}
+        self.creating: set[str] = set()
+
+    def services(self) -> dict[str, dict[str, Method | StreamMethod]]:
+        """For `ttrpc.server.Server`."""
+        table: dict[str, Method | StreamMethod] = {
+            "State": Method(m.StateRequest, self.State),
+            "Create": Method(m.CreateTaskRequest, self.Create),
+            "Start": Method(m.StartRequest, self.Start),
+            "Delete": Method(m.DeleteRequest, self.Delete),
+            "Pids": Method(m.PidsRequest, self.Pids),
+            "Kill": Method(m.KillRequest, self.Kill),
+            "Exec": Method(m.ExecProcessRequest, self.Exec),
+            "ResizePty": Method(m.ResizePtyRequest, self.ResizePty),
+            "CloseIO": Method(m.CloseIORequest, self.CloseIO),
+            "Wait": Method(m.WaitRequest, self.Wait, waits=True),
+            "Connect": Method(m.ConnectRequest, self.Connect),
+            "Shutdown": Method(m.ShutdownRequest, self.Shutdown),
+        }
+        return dict.fromkeys(NAMES, table)
+
+    def idle(self) -> bool:
+        """Is there no container, and none in the making?"""
+        return not self.containers and not self.creating
+
+    def _container(self, id: str) -> Container:
+        found = self.containers.get(id)
+        if found is None:
+            raise NotFound("container not created")
+        return found
+
+    async def Create(self, request: m.CreateTaskRequest, context: Context) -> m.CreateTaskResponse:
+        identifiers.check("container id", request.id)
+        if request.id in self.containers or request.id in self.creating:
+            raise AlreadyExists(f"container {request.id}")
+        self.creating.add(request.id)
+        try:
+            opts = options.decode(request.options if request.HasField("options") else None)
+            container = Container(self._host, request, opts)
+            await container.create(request, context)
+            self.containers[request.id] = container
+        finally:
+            self.creating.discard(request.id)
+        return m.CreateTaskResponse(pid=container.init.pid)
+
+    async def Start(self, request: m.StartRequest, context: Context) -> m.StartResponse:
+        container = self._container(request.id)
+        process = container.process(request.exec_id)
+        await container.start(process, context)
+        return m.StartResponse(pid=process.pid)
+
+    async def Delete(self, request: m.DeleteRequest, context: Context) -> m.DeleteResponse:
+        container = self._container(request.id)
+        process = container.process(request.exec_id)
+        await container.delete(process, context)
+        if process.is_init:
+            self.containers.pop(request.id, None)
+        return m.DeleteResponse(
+            pid=process.pid, exit_status=process.exit_status(), exited_at=process.exited_at()
+        )
+
+    async def State(self, request: m.StateRequest, _: Context) -> m.StateResponse:
+        container = self._container(request.id)
+        process = container.process(request.exec_id)
+        status = states.STATUS[process.state]
+        if container.pausing:
+            status = states.PAUSING_STATUS
+        elif container.init.state == states.PAUSED:
+            status = states.PAUSED_STATUS
+        return m.StateResponse(
+            id=process.id,
+            bundle=container.bundle,
+            pid=process.pid,
+            status=status,  # type: ignore[arg-type]
+            stdin=process.stdin,
+            stdout=process.stdout,
+            stderr=process.stderr,
+            terminal=process.terminal,
+            exit_status=process.exit_status(),
+            exited_at=process.exited_at(),
+        )
+
+    async def Pids(self, request: m.PidsRequest, _: Context) -> m.PidsResponse:
+        container = self._container(request.id)
+        execs = {
+            process.pid: process.id
+            for process in container.execs.values()
+            if process.state == states.RUNNING
+        }
+        response = m.PidsResponse()
+        for pid in await container.pids():
+            info = None
+            if pid in execs:
+                details = ProcessDetails(exec_id=execs[pid])
+                info = Any(type_url=details.DESCRIPTOR.full_name, value=details.SerializeToString())
+            response.processes.append(ProcessInfo(pid=pid, info=info))
+        return response
+
+    async def Kill(self, request: m.KillRequest, context: Context) -> Empty:
+        container = self._container(request.id)
+        process = container.process(request.exec_id)
+        await container.kill(process, request.signal, request.all, context)
+        return _EMPTY
+
+    async def Exec(self, request: m.ExecProcessRequest, _: Context) -> Empty:
+        self._container(request.id).add_exec(request)
+        return _EMPTY
+
+    async def ResizePty(self, request: m.ResizePtyRequest, _: Context) -> Empty:
+        container = self._container(request.id)
+        container.resize(container.process(request.exec_id), request.width, request.height)
+        return _EMPTY
+
+    async def CloseIO(self, request: m.CloseIORequest, _: Context) -> Empty:
+        container = self._container(request.id)
+        try:
+            process = container.process(request.exec_id)
+        except NotFound as error:
+            raise ShimError(str(error)) from None  # this one RPC answers Unknown (SEMANTICS 1.0)
+        process.close_stdin()
+        return _EMPTY
+
+    async def Wait(self, request: m.WaitRequest, _: Context) -> m.WaitResponse:
+        process = self._container(request.id).process(request.exec_id)
+        await process.exited
+        return m.WaitResponse(exit_status=process.exit_status(), exited_at=process.exited_at())
+
+    async def Connect(self, request: m.ConnectRequest, _: Context) -> m.ConnectResponse:
+        container = self.containers.get(request.id)
+        task_pid = container.init.pid if container is not None else 0
+        return m.ConnectResponse(shim_pid=os.getpid(), task_pid=task_pid)
+
+    async def Shutdown(self, _request: m.ShutdownRequest, _: Context) -> Empty:
+        if self.idle():
+            self._shutdown()
+        return _EMPTY
