@@ -1,0 +1,49 @@
+"""A launcher script in a directory of its own: what containerd executes, for tests and trials.
+
+An isolated interpreter (-I: nothing from the environment or the working directory, -S: no site
+packages) finds exactly two places: this package and its dependencies (SECURITY 32).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+NAME = "containerd-shim-pyrunc-v2"
+
+_SCRIPT = """#!{python} -IS
+import sys
+sys.path[:0] = {places!r}
+from shim_runc_py.entry import main
+main()
+"""
+
+
+def places() -> list[str]:
+    """Directories with this package and with what it depends on."""
+    package = Path(__file__).resolve().parents[2]
+    found = [str(package)]
+    for name in ("purelib", "platlib"):
+        path = sysconfig.get_path(name)
+        if path not in found:
+            found.append(path)
+    return found
+
+
+def write(directory: Path) -> Path:
+    """Put the launcher into `directory`; returns its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / NAME
+    path.write_text(_SCRIPT.format(python=interpreter(), places=places()))
+    path.chmod(0o755)
+    return path
+
+
+def interpreter() -> str:
+    """The interpreter's path, short enough for a #! line."""
+    path = sys.executable
+    if len(path) > 120:
+        path = os.path.realpath(path)
+    return path

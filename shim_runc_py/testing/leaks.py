@@ -1,0 +1,120 @@
+"""What is left behind: processes, mounts, sockets, cgroups and descriptors, by name.
+
+A zombie whose parent is process 1 is nobody's leak: reaping it is up to the machine's init.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from shim_runc_py.linux import procfs
+from shim_runc_py.testing.bundles import CGROUP_PREFIX
+
+SOCKETS = Path("/run/containerd/s")
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def shims(token: str) -> list[str]:
+    """Running shims whose command line has `token`, as `pid: command line`."""
+    return [text for text in _processes() if "containerd-shim-" in text and token in text]
+
+
+def _processes() -> list[str]:
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                words = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ")
+            except OSError:
+                continue
+            if words:  # a zombie has none
+                found.append(f"{entry.name}: {words.decode('utf-8', 'replace').strip()}")
+    return found
+
+
+def contained() -> list[str]:
+    """Processes in cgroups of test containers."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                text = Path(entry.path, "cgroup").read_text()
+                state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if f":{CGROUP_PREFIX}" in text and state not in "ZX":
+                words = Path(entry.path, "cmdline")
+                try:
+                    command = words.read_bytes().replace(b"\0", b" ").decode()
+                except OSError:
+                    continue
+                found.append(f"{entry.name}: {command}")
+    return found
+
+
+def cgroups() -> list[str]:
+    """Directories of test containers' cgroups."""
+    name = CGROUP_PREFIX.strip("/")
+    found = []
+    for hierarchy in [CGROUPS, *CGROUPS.iterdir()]:
+        top = hierarchy / name
+        if top.is_dir():
+            found += [str(path) for path in top.iterdir() if path.is_dir()]
+    return sorted(found)
+
+
+def sockets() -> list[str]:
+    return sorted(str(path) for path in SOCKETS.iterdir()) if SOCKETS.is_dir() else []
+
+
+def mounts(token: str) -> list[str]:
+    """Mount points with `token` in them."""
+    text = procfs.read("/proc/self/mountinfo")
+    return [line for line in text.splitlines() if token in line]
+
+
+def descriptors(pid: int | str = "self") -> dict[str, str]:
+    """Open descriptors of a process: number to what it is."""
+    found = {}
+    directory = f"/proc/{pid}/fd"
+    for name in os.listdir(directory):
+        try:
+            found[name] = os.readlink(f"{directory}/{name}")
+        except OSError:
+            continue
+    return found
+
+
+def find(token: str, sockets_before: list[str]) -> list[str]:
+    """Everything that a test with `token` in its paths has left, one line each."""
+    found = [f"shim {line}" for line in shims(token)]
+    found += [f"process in a test cgroup {line}" for line in contained()]
+    found += [f"mount {line}" for line in mounts(token)]
+    found += [f"socket {path}" for path in sockets() if path not in sockets_before]
+    found += [f"cgroup {path}" for path in cgroups()]
+    return found
+
+
+def settle(token: str, sockets_before: list[str], seconds: float = 5.0) -> list[str]:
+    """`find`, after waiting for at most `seconds` until nothing is left."""
+    deadline = time.monotonic() + seconds
+    while (found := find(token, sockets_before)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def clean_up(token: str) -> None:
+    """After a leak was reported: end what a test has left, for the sake of the next one."""
+    for line in shims(token) + contained():
+        try:
+            os.kill(int(line.partition(":")[0]), 9)
+        except ProcessLookupError:
+            pass
+    for path in cgroups():
+        for directory, _, _ in os.walk(path, topdown=False):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                pass
