@@ -24,7 +24,6 @@ def main() -> None:
 
 def run(argv: list[str]) -> tuple[int, bytes]:
     """(exit status, bytes for standard output). Errors are on standard error already."""
-    program = argv[0].rpartition("/")[2]
     try:
         flags = command_line.parse(argv[1:])
     except command_line.FlagError as error:
@@ -32,7 +31,7 @@ def run(argv: list[str]) -> tuple[int, bytes]:
         return 2, b""
     try:
         if flags.version:
-            return 0, _version(program)
+            return 0, _version(argv[0])
         if flags.info:
             from shim_runc_py.shim import info
 

@@ -159,6 +159,7 @@ class Shim:
         self._bundles = [bundle]
         self._log = os.open(bundle.path / "log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._logged = b""
+        self._closed = False
         self._clients: list[BlockingClient] = []
         result = self.run_start(bundle, stdin, debug)
         assert result.status == 0, (result.status, result.stdout)
@@ -239,6 +240,9 @@ class Shim:
 
     def close(self) -> None:
         """Kill and delete what is there, shut the shim down; whatever happens, leave nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             if self.alive():
                 for bundle in self._bundles:

@@ -205,12 +205,23 @@ def test_close_io_before_the_start_of_an_exec_is_remembered(run, inputs, outputs
     assert shim.task.wait(bundle.id, "e1", timeout=5).exit_status == 0
 
 
-def test_a_background_process_does_not_hold_up_the_exit(run):
-    shim, bundle, out, _ = run("sleep")
-    shim.task.exec(bundle.id, "e1", {"args": ["/bin/sh", "-c", "sleep 1000 & echo done"]})
+def test_a_background_process_does_not_hold_up_the_exit(run, outputs):
+    shim, bundle, _, _ = run("sleep")
+    out, err = outputs(), outputs()
+    shim.task.exec(
+        bundle.id,
+        "e1",
+        {"args": ["/bin/sh", "-c", "sleep 1000 & echo done"]},
+        stdout=str(out),
+        stderr=str(err),
+    )
     shim.task.start(bundle.id, "e1")
     assert shim.task.wait(bundle.id, "e1", timeout=5).exit_status == 0
+    assert out.wait_for(b"done\n") == b"done\n"
     assert not out.ended()
+    # Delete gives up on it after a while, and the client's stream ends.
+    shim.task.delete(bundle.id, "e1")
+    assert out.read(2) == b"done\n"
 
 
 def test_a_terminal_is_one(run, inputs):
