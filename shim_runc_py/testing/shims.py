@@ -283,12 +283,14 @@ class Shim:
 @contextmanager
 def refused(code: int, text: str) -> Iterator[None]:
     """The call inside is answered with status `code` and a message that has `text` in it."""
+    answer = None
     try:
         yield
     except RpcError as error:
-        assert (error.code, text in str(error)) == (code, True), (error.code, str(error))
-    else:
-        raise AssertionError(f"not refused; expected status {code}: {text}")
+        answer = error
+    assert answer is not None, f"not refused; expected status {code}: {text}"
+    assert answer.code == code, (answer.code, str(answer))
+    assert text in str(answer), str(answer)
 
 
 def parse_answer(output: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Requests that cannot be meant: a clear status, and the shim stays up (SEMANTICS 1.0, SECURITY)."""
+"""Requests that cannot be meant: a clear status, and the shim stays up (SEMANTICS 1.0)."""
 
 from __future__ import annotations
 
@@ -206,7 +206,9 @@ def test_an_oversize_message_is_refused_and_the_connection_lives(raw, length):
 
 
 def test_a_message_of_exactly_4_mib_is_taken(raw):
-    room = (4 << 20) - len(Request(service="containerd.task.v2.Task", method="Connect").SerializeToString())
+    room = (4 << 20) - len(
+        Request(service="containerd.task.v2.Task", method="Connect").SerializeToString()
+    )
     body = Request(service="containerd.task.v2.Task", method="Connect")
     body.metadata.add(key="k", value="v" * (room - 15))
     data = body.SerializeToString()

@@ -341,9 +341,7 @@ def test_task_v3_can_be_asked_for(make_bundle, start_shim, modern, place):
     assert shim.task.call("Connect", id=bundle.id).shim_pid == shim.pid
 
 
-def test_the_daemon_moves_into_the_cgroup_that_the_options_name(
-    make_bundle, start_shim, place
-):
+def test_the_daemon_moves_into_the_cgroup_that_the_options_name(make_bundle, start_shim, place):
     name = f"/pyrunc-shim-{place.name}"
     paths = [path / name[1:] for path in Path("/sys/fs/cgroup").glob("*/") if own(path)]
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
@@ -418,9 +416,7 @@ def test_an_address_too_long_for_a_socket_is_refused(make_bundle, start_shim, pl
     bundle = make_bundle("sleep")
     shim = start_shim(bundle)
     other = make_bundle("sleep")
-    params = BootstrapParams(
-        instance_id=other.id, namespace="test", socket_dir="/tmp/" + "x" * 60
-    )
+    params = BootstrapParams(instance_id=other.id, namespace="test", socket_dir="/tmp/" + "x" * 60)
     result = shim.run_start(other, params.SerializeToString())
     assert result.status == 1
     assert b"unix socket path too long" in result.stdout
@@ -444,4 +440,3 @@ def test_task_v2_and_v3_unknown_services_and_methods(make_bundle, start_shim):
         shim.task.client.call("containerd.task.v9.Task", "State", Empty(), Empty)
     with refused(12, "method Dance"):
         shim.task.client.call(shim.task.service, "Dance", Empty(), Empty)
-

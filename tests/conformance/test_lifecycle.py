@@ -100,9 +100,7 @@ def test_kill_of_a_created_container_ends_it_without_a_start(make_bundle, start_
     assert sink.topics() == ["/tasks/create", "/tasks/exit", "/tasks/delete"]
 
 
-def test_start_is_published_before_the_exit_of_the_shortest_process(
-    make_bundle, start_shim, sink
-):
+def test_start_is_published_before_the_exit_of_the_shortest_process(make_bundle, start_shim, sink):
     bundle = make_bundle("hello", ["/bin/true"])
     shim = start_shim(bundle)
     shim.task.create(bundle)

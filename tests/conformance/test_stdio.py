@@ -239,9 +239,7 @@ def test_a_terminal_is_one(run, inputs):
 
 
 def test_large_output_of_a_terminal_is_complete(run):
-    shim, bundle, out, _ = run(
-        "tty", ["/bin/sh", "-c", "stty -onlcr; seq 1 100000"], terminal=True
-    )
+    shim, bundle, out, _ = run("tty", ["/bin/sh", "-c", "stty -onlcr; seq 1 100000"], terminal=True)
     shim.task.wait(bundle.id)
     shim.task.delete(bundle.id)
     assert out.read().split() == [str(number).encode() for number in range(1, 100001)]
@@ -251,9 +249,7 @@ def test_large_output_of_a_terminal_is_complete(run):
 def test_close_io_leaves_a_terminal_open(run, inputs):
     stdin = inputs()
     script = "trap 'exit 5' HUP; echo ready; sleep 1; echo still here; exit 3"
-    shim, bundle, out, _ = run(
-        "tty", ["/bin/sh", "-c", script], terminal=True, stdin=str(stdin)
-    )
+    shim, bundle, out, _ = run("tty", ["/bin/sh", "-c", script], terminal=True, stdin=str(stdin))
     out.wait_for(b"ready")
     stdin.write(b"")
     stdin.close()
@@ -278,7 +274,9 @@ def test_an_exec_gets_a_terminal_of_its_own(run, inputs, outputs):
     shim.task.delete(bundle.id, "e1")
 
 
-def test_a_terminal_flag_that_the_spec_does_not_have_is_told_by_runc(make_bundle, start_shim, outputs):
+def test_a_terminal_flag_that_the_spec_does_not_have_is_told_by_runc(
+    make_bundle, start_shim, outputs
+):
     bundle = make_bundle("hello")
     shim = start_shim(bundle)
     with refused(2, "cannot use console socket if runc will not detach or allocate tty"):

@@ -1,0 +1,35 @@
+# What a person types. Each target installs what it misses first, and is quick when nothing is.
+
+PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+VENV := .venv
+
+.PHONY: help prepare run test quick lint protos clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+
+prepare:  ## install what is missing: distribution packages, then a virtual environment
+	@sh scripts/prepare "$(PYTHON)" "$(VENV)"
+
+run: prepare  ## run a container through the shim under a private containerd, and show it
+	@$(SUDO) $(VENV)/bin/pyrunc demo
+
+test: prepare  ## the whole test suite, also against the real containerd and runc
+	@$(SUDO) $(VENV)/bin/python scripts/unit-everywhere $(VENV)
+	$(SUDO) $(VENV)/bin/python -m pytest
+
+quick: prepare  ## the tests that need no container
+	$(VENV)/bin/python -m pytest tests/unit tests/wire tests/property tests/architecture
+
+lint: prepare  ## format and check
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/mypy
+
+protos: prepare  ## generate the protobuf modules again
+	$(VENV)/bin/python protos/regenerate.py
+
+clean:  ## remove what can be made again
+	rm -rf .venv .venv-* .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The `pyrunc` command line."""

@@ -1,0 +1,43 @@
+"""`pyrunc`: what a person does with the shim; containerd never calls it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from shim_runc_py import __version__
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; man page and completions are made from it."""
+    top = argparse.ArgumentParser(
+        prog="pyrunc", description="Try and look after containerd-shim-pyrunc-v2."
+    )
+    top.add_argument("--version", action="version", version=f"pyrunc {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="run a container under a private containerd and show what happens",
+        description="Start a private containerd, run, exec into, kill and delete a container "
+        "through the shim, and check output, exit codes and events.",
+    )
+    demo.add_argument(
+        "--runtime",
+        default="io.containerd.pyrunc.v2",
+        help="the runtime to show (default: %(default)s)",
+    )
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    options = parser().parse_args(argv)
+    if options.command == "demo":
+        from shim_runc_py.tools import demo
+
+        return demo.run(options.runtime)
+    raise AssertionError(options.command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
