@@ -31,7 +31,7 @@ def run(argv: list[str]) -> tuple[int, bytes]:
         return 2, b""
     try:
         if flags.version:
-            return 0, _version(argv[0])
+            return 0, _version(argv[0].rpartition("/")[2])
         if flags.info:
             from shim_runc_py.shim import info
 

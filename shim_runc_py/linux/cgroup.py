@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 
 from shim_runc_py.linux import procfs
+from shim_runc_py.linux.files import read_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,6 +65,32 @@ def of(pid: int) -> Cgroup:
     if not directories:
         raise FileNotFoundError(2, "cgroup deleted", f"/proc/{pid}/cgroup")
     return Cgroup(False, directories)
+
+
+def enable_controllers(cgroup: Cgroup) -> None:
+    """On a unified host, enable every controller in all ancestors, so that its files are there.
+
+    A host without systemd may have left them off (SEMANTICS 3.10). What cannot be enabled stays
+    off: with processes in an ancestor the kernel refuses, and that is nobody's mistake.
+    """
+    if not cgroup.unified:
+        return
+    available = (read_bytes(f"{ROOT}/cgroup.controllers") or b"").split()
+    directory = ROOT
+    for name in cgroup.directories[""].removeprefix(ROOT).split("/")[:-1]:
+        directory = f"{directory}/{name}" if name else directory
+        path = f"{directory}/cgroup.subtree_control"
+        missing = set(available) - set((read_bytes(path) or b"").split())
+        if not missing:
+            continue
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b" ".join(b"+" + controller for controller in sorted(missing)))
+            finally:
+                os.close(fd)
+        except OSError:
+            continue
 
 
 def join(pid: int, path: str) -> None:

@@ -47,14 +47,20 @@ def wants_systemd_cgroup(spec: dict[str, Any]) -> bool:
     return isinstance(path, str) and path.count(":") == 2 and "/" not in path
 
 
+def check_object(text: bytes) -> dict[str, Any]:
+    """`text` as a JSON object; raises ValueError when it is none."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is something else")
+    return found
+
+
 def process_with_terminal(process_json: bytes, terminal: bool) -> bytes:
     """The JSON of an exec's process with `terminal` as the request has it (SEMANTICS 1.9).
 
     Raises ValueError when it is no JSON object.
     """
-    process = json.loads(process_json)
-    if not isinstance(process, dict):
-        raise ValueError("the process is no JSON object")
+    process = check_object(process_json)
     if terminal:
         process["terminal"] = True
     else:

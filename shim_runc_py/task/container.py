@@ -1,15 +1,8 @@
 """A container: its engine, its processes, and the verbs that containerd calls on it.
 
-The two promises that every client builds on (SEMANTICS 5.3)
-------------------------------------------------------------
-* The start of a process is published before its exit, however short its life.
-* The exit of the init process is published last, after those of all execs.
-
-There is one thread, so both are plain: an exit that comes while its create or start is not yet
-announced is put aside (`Process.early`), and the init's exit waits until no exec is left.
-
 Verbs that change one process hold that process's gate while the engine runs. State, Wait, Connect,
-Pids, Stats and Kill do not; they only look at attributes, or run an engine command of their own.
+Pids, Stats and Kill do not; they only look at attributes and files, or run an engine command of
+their own. When exits become known is the affair of `exits`.
 """
 
 from __future__ import annotations
@@ -17,23 +10,16 @@ from __future__ import annotations
 import os
 
 from shim_runc_py import log
-from shim_runc_py.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    ShimError,
-    words,
-)
+from shim_runc_py.errors import InvalidArgument, NotFound, ShimError, words
 from shim_runc_py.events import topics
 from shim_runc_py.linux import cgroup
-from shim_runc_py.loop import Future
 from shim_runc_py.runc import argv, failure
 from shim_runc_py.runc import spec as specs
 from shim_runc_py.runc.engine import BOUND, CREATE_BOUND, Engine, EngineError, PrepareError
 from shim_runc_py.stdio.plan import plan
 from shim_runc_py.stdio.streams import open_stdio
-from shim_runc_py.task import bundle, identifiers, options, states
+from shim_runc_py.task import bundle, oom, options, states
+from shim_runc_py.task.exits import ExitOrder
 from shim_runc_py.task.process import Process
 from shim_runc_py.task.rootfs import Rootfs
 
@@ -43,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from google.protobuf.any_pb2 import Any as AnyMessage
     from google.protobuf.message import Message
 
     from shim_runc_py.api.runc_options_pb2 import Options
-    from shim_runc_py.api.task_pb2 import CreateTaskRequest, ExecProcessRequest
+    from shim_runc_py.api.task_pb2 import CreateTaskRequest
     from shim_runc_py.loop import Loop
     from shim_runc_py.reaper import Exit, Reaper
     from shim_runc_py.ttrpc.server import Context
@@ -56,7 +43,6 @@ else:
 ATTACH_BOUND = 30.0  # seconds that a client has to open its FIFOs
 DRAIN_BOUND = 10.0  # seconds that Delete waits for output to be taken
 AFTER_DRAIN = 3.0  # seconds of the caller's time that Delete keeps for the engine
-EXECS_BOUND = 30.0  # seconds that the init's exit waits for execs that will not die
 KILLED_BOUND = 10.0  # seconds for a process that was sent SIGKILL
 
 
@@ -83,12 +69,13 @@ class Container:
     """Made by `create`; `init` is its first process, `execs` the others by id."""
 
     def __init__(self, host: Host, request: CreateTaskRequest, opts: Options) -> None:
-        self._host = host
+        self.host = host
         self.id = request.id
         self.bundle = request.bundle
-        self._options = opts
-        self._spec = _read_spec(request.bundle)
-        self._private_pids = specs.has_private_pid_namespace(self._spec)
+        self.options = opts
+        self.checkpoint_path = request.checkpoint
+        spec = _read_spec(request.bundle)
+        self._private_pids = specs.has_private_pid_namespace(spec)
         self.engine = Engine(
             host.loop,
             host.reaper,
@@ -96,209 +83,144 @@ class Container:
             argv.root(opts.root, host.namespace),
             request.bundle,
             host.environ,
-            systemd_cgroup=opts.systemd_cgroup or specs.wants_systemd_cgroup(self._spec),
+            systemd_cgroup=opts.systemd_cgroup or specs.wants_systemd_cgroup(spec),
         )
         names = (request.stdin, request.stdout, request.stderr)
-        self.init = Process(
-            request.id,
-            plan(*names, request.terminal),
-            names,
-            request.terminal,
-            is_init=True,
-        )
+        stdio = plan(*names, request.terminal)
+        self.init = Process(request.id, stdio, names, request.terminal, is_init=True)
         self.execs: dict[str, Process] = {}
+        self.exits = ExitOrder(host.loop, self._init_gone, self._tell_exit)
         self.pausing = False
-        self.init_reaped = False
-        self.cgroup: cgroup.Cgroup | None = None
+        self._cgroup: cgroup.Cgroup | None = None
+        self._oom = oom.Watch()
         self._rootfs = Rootfs(host.loop, host.reaper, request.bundle, request.rootfs)
-        self._running_execs = 0
-        self._no_execs: Future[None] | None = None
 
-    # create
+    # create and start
 
     async def create(self, request: CreateTaskRequest, context: Context) -> None:
         """Run the engine's create; on failure nothing is left behind. Raises ShimError."""
-        host, init = self._host, self.init
-        bundle.write(f"{self.bundle}/options.json", options.as_json(self._options))
-        bundle.write(f"{self.bundle}/runtime", self._options.binary_name)
-        mount = self._rootfs.mount_action()
+        init = self.init
+        bundle.write(f"{self.bundle}/options.json", options.as_json(self.options))
+        bundle.write(f"{self.bundle}/runtime", self.options.binary_name)
         state_existed = os.path.exists(f"{self.engine.root}/{self.id}")
-        pid_file = f"{self.bundle}/init.pid"
-        init.announced = False
         created = False
+        self.exits.begin(init)
         try:
-            init.use(open_stdio(host.loop, init.plan, self._owner(), host.environ))
-            with host.reaper.expecting():
-                try:
-                    await self.engine.run(
-                        argv.create(
-                            self.id,
-                            self.bundle,
-                            pid_file,
-                            console_socket=init.stdio.console_path,
-                            no_pivot=self._options.no_pivot_root,
-                            no_new_keyring=self._options.no_new_keyring,
-                        ),
-                        "OCI runtime create failed",
-                        seconds=context.remaining(CREATE_BOUND),
-                        streams=init.stdio.streams,
-                        prepare=mount,
-                        spawned=init.stdio.spawned,
-                    )
-                except PrepareError as error:
-                    raise ShimError(f"failed to mount rootfs component: {error}") from None
-                created = True
-                init.pid = bundle.read_pid(pid_file, "container")
-                init.gone = host.reaper.adopt(init.pid)
-            await init.stdio.attach(context.remaining(ATTACH_BOUND))
+            self.open_stdio(init)
+            if self.checkpoint_path:
+                # The engine runs in Start; what is restored into must be there before.
+                await self._rootfs.mount()
+                init.state = states.RESTORING
+            else:
+                with self.host.reaper.expecting():
+                    await self._run_create(context)
+                    created = True
+                    self.adopt(init, f"{self.bundle}/init.pid")
+                await init.stdio.attach(context.remaining(ATTACH_BOUND))
         except BaseException:
             await self._undo_create(created, state_existed)
             raise
-        self.cgroup = _find_cgroup(init.pid)
-        host.publish(topics.create(request, init.pid))
-        self._announce(init)
-        init.gone.then(lambda future: self._seen_exit(init, future.result()))
+        self.host.publish(topics.create(request, init.pid))
+        self.supervise()
+        self.exits.announce(init)
+
+    async def _run_create(self, context: Context) -> None:
+        init = self.init
+        try:
+            await self.engine.run(
+                argv.create(
+                    self.id,
+                    self.bundle,
+                    f"{self.bundle}/init.pid",
+                    console_socket=init.stdio.console_path,
+                    no_pivot=self.options.no_pivot_root,
+                    no_new_keyring=self.options.no_new_keyring,
+                ),
+                "OCI runtime create failed",
+                seconds=context.remaining(CREATE_BOUND),
+                streams=init.stdio.streams,
+                prepare=self._rootfs.mount_action(),
+                spawned=init.stdio.spawned,
+            )
+        except PrepareError as error:
+            raise ShimError(f"failed to mount rootfs component: {error}") from None
 
     async def _undo_create(self, created: bool, state_existed: bool) -> None:
         """Leave no container, process, mount or descriptor of a create that failed."""
         self.init.stdio.close()
         if created or (not state_existed and os.path.exists(f"{self.engine.root}/{self.id}")):
-            try:
-                await self.engine.run(argv.delete(self.id, force=True), "")
-            except EngineError as error:
-                log.warning("cleaning up a failed create", container=self.id, error=error)
-            if self.init.gone is not None:
-                await self._await_killed(self.init)
+            await self._try(argv.delete(self.id, force=True), "cleaning up a failed create")
+            await self.await_killed(self.init)
         try:
             await self._rootfs.unmount()
         except ShimError as error:
             log.warning("cleaning up a failed create", container=self.id, error=error)
 
-    # start
+    def open_stdio(self, process: Process) -> None:
+        """New streams for the engine command that brings `process`. Raises ShimError."""
+        owner = (self.options.io_uid, self.options.io_gid)
+        process.use(open_stdio(self.host.loop, process.plan, owner, self.host.environ))
 
-    async def start(self, process: Process, context: Context) -> None:
-        """Start the init process or an exec. Raises ShimError."""
-        async with process.gate:
-            if process.is_init:
-                await self._start_init(process, context)
-            else:
-                await self._start_exec(process, context)
+    def adopt(self, process: Process, pid_file: str) -> None:
+        """The engine has brought `process`: know it from now on. Raises ShimError."""
+        kind = "container" if process.is_init else "exec"
+        process.pid = bundle.read_pid(pid_file, kind)
+        process.gone = self.host.reaper.adopt(process.pid)
 
-    async def _start_init(self, init: Process, context: Context) -> None:
-        if self.init_reaped and init.state == states.CREATED:
-            raise ShimError("cannot start a stopped process")
-        after = init.move("start")
-        init.announced = False
-        try:
-            await self.engine.run(
-                argv.start(self.id),
-                "OCI runtime start failed",
-                seconds=context.remaining(BOUND),
-            )
-            init.state = after
-            self._host.publish(topics.start(self.id, init.pid))
-        finally:
-            self._announce(init)
+    def supervise(self) -> None:
+        """Watch init, and its cgroup for OOM kills; nothing to do while there is no init."""
+        if self.init.gone is None:
+            return
+        found = self.cgroup()
+        self._oom = oom.watch(self.host.loop, found, lambda: self.host.publish(topics.oom(self.id)))
+        if found is not None:
+            cgroup.enable_controllers(found)
+        self.exits.watch(self.init)
 
-    async def _start_exec(self, process: Process, context: Context) -> None:
-        if self.init_reaped:
-            raise FailedPrecondition(f"container {self.id} init process is not running")
-        after = process.move("start")
-        host = self._host
-        if process.exited.done():  # an earlier start failed
-            process.exited = Future()
-        process.announced = False
-        self._running_execs += 1
-        try:
-            await self._run_exec(process, context)
-        except BaseException:
-            process.stdio.close()
-            await self._await_killed(process)
-            process.pid = 0
-            process.gone = None
-            process.early = None
-            process.announced = True
-            process.exited.settle(None)
-            self._exec_ended()
-            raise
-        process.state = after
-        host.publish(topics.exec_started(self.id, process.id, process.pid))
-        self._announce(process)
-        assert process.gone is not None
-        process.gone.then(lambda future: self._seen_exit(process, future.result()))
+    async def start_init(self, context: Context) -> None:
+        """Start the init process, or restore it. Raises ShimError."""
+        init = self.init
+        async with init.gate:
+            if self.exits.init_reaped and init.state == states.CREATED:
+                raise ShimError("cannot start a stopped process")
+            after = init.move("start")
+            self.exits.begin(init)
+            try:
+                if init.state == states.RESTORING:
+                    from shim_runc_py.task import checkpoint
 
-    async def _run_exec(self, process: Process, context: Context) -> None:
-        host = self._host
-        process.use(open_stdio(host.loop, process.plan, self._owner(), host.environ))
-        process_file = bundle.temporary_file(host.environ, process.spec)
-        pid_file = f"{self.bundle}/{process.id}.pid"
-        try:
-            with host.reaper.expecting():
-                await self.engine.run(
-                    argv.execute(
-                        self.id,
-                        process_file,
-                        pid_file,
-                        console_socket=process.stdio.console_path,
-                    ),
-                    "OCI runtime exec failed",
-                    seconds=context.remaining(BOUND),
-                    streams=process.stdio.streams,
-                    spawned=process.stdio.spawned,
-                )
-                process.pid = bundle.read_pid(pid_file, "exec")
-                process.gone = host.reaper.adopt(process.pid)
-        finally:
-            bundle.remove(process_file)
-        await process.stdio.attach(context.remaining(ATTACH_BOUND))
+                    await checkpoint.restore(self, context)
+                else:
+                    await self.engine.run(
+                        argv.start(self.id),
+                        "OCI runtime start failed",
+                        seconds=context.remaining(BOUND),
+                    )
+                init.state = after
+                self.host.publish(topics.start(self.id, init.pid))
+            finally:
+                self.exits.announce(init)
 
     # exits
 
-    def _announce(self, process: Process) -> None:
-        """The create or start of `process` is told; now its exit may be, if it came meanwhile."""
-        process.announced = True
-        early, process.early = process.early, None
-        if early is not None:
-            self._seen_exit(process, early)
-
-    def _seen_exit(self, process: Process, how: Exit) -> None:
-        if process.is_init:
-            self.init_reaped = True
-        if not process.announced:
-            process.early = how
-        elif process.is_init:
-            self._host.loop.spawn(self._end_init(how), f"exit of {self.id}")
-        else:
-            self._end(process, how)
-            self._exec_ended()
-
-    def _end(self, process: Process, how: Exit) -> None:
-        process.ended(how)
-        self._host.publish(
-            topics.exited(self.id, process.id, process.pid, how.status, process.exited_at())
-        )
-
-    def _exec_ended(self) -> None:
-        self._running_execs -= 1
-        if not self._running_execs and self._no_execs is not None:
-            self._no_execs.settle(None)
-
-    async def _end_init(self, how: Exit) -> None:
-        """Kill what the kernel did not, let the execs go first, then tell of the init's exit."""
+    async def _init_gone(self, how: Exit) -> None:
+        """Before the init's exit is told: end what the kernel did not end with it."""
         if self.init.state == states.PAUSED:
             await self._try(argv.resume(self.id), "resuming exited container from paused state")
         if not self._private_pids:
             await self._try(
                 argv.kill(self.id, _signal.SIGKILL, everyone=True), "failed to kill init's children"
             )
-        if self._running_execs:
-            self._no_execs = Future()
-            try:
-                await self._host.loop.within(self._no_execs, EXECS_BOUND)
-            except TimeoutError:
-                log.error("execs outlive their container", container=self.id)
         bundle.write_exit(self.bundle, self.init.pid, how)
-        self._end(self.init, how)
+
+    def _tell_exit(self, process: Process, how: Exit) -> None:
+        if process.is_init:
+            self._oom.look()
+            self._oom.close()
+        process.ended(how)
+        self.host.publish(
+            topics.exited(self.id, process.id, process.pid, how.status, process.exited_at())
+        )
 
     async def _try(self, arguments: list[str], complaint: str) -> None:
         try:
@@ -306,7 +228,7 @@ class Container:
         except EngineError as error:
             log.warning(complaint, container=self.id, error=error)
 
-    async def _await_killed(self, process: Process) -> None:
+    async def await_killed(self, process: Process) -> None:
         """Make sure that a child which nobody will ever know of is gone."""
         if process.gone is None:
             return
@@ -316,11 +238,11 @@ class Container:
             except ProcessLookupError:
                 pass
         try:
-            await self._host.loop.within(process.gone, KILLED_BOUND)
+            await self.host.loop.within(process.gone, KILLED_BOUND)
         except TimeoutError:
             log.error("process does not die", container=self.id, pid=process.pid)
 
-    # other verbs
+    # what is there
 
     def process(self, exec_id: str) -> Process:
         """The init process for "", else an exec; raises NotFound."""
@@ -331,29 +253,38 @@ class Container:
             raise NotFound(f"process does not exist {exec_id}")
         return found
 
-    def add_exec(self, request: ExecProcessRequest) -> None:
-        """Remember an exec to be started later; nothing runs. Raises ShimError."""
-        identifiers.check("exec id", request.exec_id)
-        if not request.HasField("spec") or not request.spec.value:
-            raise InvalidArgument(f"exec {request.exec_id} has no process spec")
-        if request.exec_id in self.execs:
-            raise AlreadyExists(f"id {request.exec_id}")
-        self.init.move("exec")
+    def cgroup(self) -> cgroup.Cgroup | None:
+        """Looked up once there is an init; kept when it has gone."""
+        if self._cgroup is None and self.init.pid and not self.exits.init_reaped:
+            try:
+                self._cgroup = cgroup.of(self.init.pid)
+            except OSError as error:
+                log.warning(f"loading cgroup for {self.init.pid}", error=error)
+        return self._cgroup
+
+    async def pids(self) -> list[int]:
+        """Every process of the container; [] once it has stopped (SEMANTICS 1.5)."""
+        found = self.cgroup()
+        if found is not None:
+            return found.pids()
+        import json
+
+        output = await self.engine.run(argv.ps(self.id), "")
+        return json.loads(output or "null") or []
+
+    def stats(self) -> AnyMessage:
+        """The metrics of the cgroup. Raises ShimError."""
+        found = self.cgroup()
+        if found is None:
+            raise NotFound("cgroup does not exist")
+        from shim_runc_py.task import metrics
+
         try:
-            spec = specs.process_with_terminal(request.spec.value, request.terminal)
-        except ValueError as error:
-            text = f"process spec of exec {request.exec_id} is no JSON object: {error}"
-            raise InvalidArgument(text) from None
-        names = (request.stdin, request.stdout, request.stderr)
-        self.execs[request.exec_id] = Process(
-            request.exec_id,
-            plan(*names, request.terminal),
-            names,
-            request.terminal,
-            is_init=False,
-            spec=spec,
-        )
-        self._host.publish(topics.exec_added(self.id, request.exec_id))
+            return metrics.stats(found)
+        except OSError as error:
+            raise ShimError(f"{error.filename}: {words(error)}") from None
+
+    # verbs on the running container
 
     async def kill(self, process: Process, signum: int, everyone: bool, context: Context) -> None:
         """Send a signal. NotFound when the process is dead already, which clients count on."""
@@ -386,6 +317,54 @@ class Container:
                 raise NotFound("no such container") from None
             raise ShimError(f"unknown error after kill: {text}") from None
 
+    async def pause(self, context: Context) -> None:
+        """Freeze every process. Raises ShimError."""
+        async with self.init.gate:
+            after = self.init.move("pause")
+            self.pausing = True
+            try:
+                await self.engine.run(
+                    argv.pause(self.id),
+                    "OCI runtime pause failed",
+                    seconds=context.remaining(BOUND),
+                )
+                self._changed_to(after)
+            finally:
+                self.pausing = False
+            self.host.publish(topics.paused(self.id))
+
+    async def resume(self, context: Context) -> None:
+        """Thaw what was paused. Raises ShimError."""
+        async with self.init.gate:
+            after = self.init.move("resume")
+            await self.engine.run(
+                argv.resume(self.id),
+                "OCI runtime resume failed",
+                seconds=context.remaining(BOUND),
+            )
+            self._changed_to(after)
+            self.host.publish(topics.resumed(self.id))
+
+    def _changed_to(self, state: str) -> None:
+        """The engine is done; unless init has ended meanwhile, this is the state."""
+        if self.init.state != states.STOPPED:
+            self.init.state = state
+
+    async def update(self, resources: bytes, context: Context) -> None:
+        """Change limits; `resources` is the JSON of OCI linux resources. Raises ShimError."""
+        async with self.init.gate:
+            self.init.move("update")
+            if not resources:
+                raise InvalidArgument(f"update of container {self.id} has no resources")
+            try:
+                specs.check_object(resources)
+            except ValueError as error:
+                text = f"resources for container {self.id} are no JSON object: {error}"
+                raise InvalidArgument(text) from None
+            await self.engine.run(
+                argv.update(self.id), "", seconds=context.remaining(BOUND), stdin=resources
+            )
+
     def resize(self, process: Process, width: int, height: int) -> None:
         """Raises ShimError."""
         if not process.is_init:
@@ -394,17 +373,6 @@ class Container:
             process.stdio.resize(width, height)
         except OSError as error:
             raise ShimError(words(error)) from None
-
-    async def pids(self) -> list[int]:
-        """Every process of the container; [] once it has stopped (SEMANTICS 1.5)."""
-        if self.cgroup is None and self.init.pid and not self.init_reaped:
-            self.cgroup = _find_cgroup(self.init.pid)
-        if self.cgroup is not None:
-            return self.cgroup.pids()
-        import json
-
-        output = await self.engine.run(argv.ps(self.id), "")
-        return json.loads(output or "null") or []
 
     # delete
 
@@ -434,7 +402,7 @@ class Container:
         if problem is None and not init.exited.done() and init.gone is not None:
             # Deleted before it was started: the engine has killed it.
             try:
-                await self._host.loop.within(init.exited, KILLED_BOUND)
+                await self.host.loop.within(init.exited, KILLED_BOUND)
             except TimeoutError:
                 problem = ShimError(f"failed to delete task: process {init.pid} does not die")
         try:
@@ -444,23 +412,20 @@ class Container:
         if problem is not None:
             raise problem
         init.state = after
+        init.exited.settle(None)  # restored in vain: whoever still waits is let go
+        self._oom.close()
         for process in self.execs.values():
             process.stdio.close()
-        self._host.publish(topics.delete(self.id, init.pid, init.exit_status(), init.exited_at()))
+        self.host.publish(topics.delete(self.id, init.pid, init.exit_status(), init.exited_at()))
 
     async def _drain(self, process: Process, context: Context) -> None:
         """Wait for the client to take the output, but leave the caller time for the rest."""
-        most = min(
-            DRAIN_BOUND, max(0.0, context.remaining(DRAIN_BOUND + AFTER_DRAIN) - AFTER_DRAIN)
-        )
+        most = max(0.0, context.remaining(DRAIN_BOUND + AFTER_DRAIN) - AFTER_DRAIN)
         try:
-            await self._host.loop.within(process.stdio.drained, most)
+            await self.host.loop.within(process.stdio.drained, most)
         except TimeoutError:
             kind = "init" if process.is_init else "exec"
             log.warning(f"failed to drain {kind} process {process.id} io", container=self.id)
-
-    def _owner(self) -> tuple[int, int]:
-        return self._options.io_uid, self._options.io_gid
 
 
 def _read_spec(path: str) -> dict[str, Any]:
@@ -469,11 +434,3 @@ def _read_spec(path: str) -> dict[str, Any]:
         return specs.read(path)
     except (OSError, ValueError):
         return {}
-
-
-def _find_cgroup(pid: int) -> cgroup.Cgroup | None:
-    try:
-        return cgroup.of(pid)
-    except OSError as error:
-        log.warning(f"loading cgroup for {pid}", error=error)
-        return None

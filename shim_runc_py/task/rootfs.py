@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shim_runc_py.loop import Loop
     from shim_runc_py.reaper import Reaper
 
-UNMOUNT_BOUND = 60.0  # seconds
+BOUND = 60.0  # seconds for mounting or unmounting
 
 
 class Rootfs:
@@ -49,22 +49,30 @@ class Rootfs:
         self._mounted = True
         return lambda: mounts.mount_all(entries, self._path)
 
-    async def unmount(self) -> None:
-        """Undo `mount_action`. Raises ShimError, and may then be tried again."""
-        if not self._mounted:
-            return
-        from shim_runc_py.linux import mounts
+    async def mount(self) -> None:
+        """Mount in a child of its own, when no engine is to follow. Raises ShimError."""
+        action = self.mount_action()
+        if action is not None:
+            await self._call(action, "failed to mount rootfs component")
 
-        child = spawn.call(lambda: mounts.unmount_below(self._path))
+    async def unmount(self) -> None:
+        """Undo the mounting. Raises ShimError, and may then be tried again."""
+        if self._mounted:
+            from shim_runc_py.linux import mounts
+
+            await self._call(lambda: mounts.unmount_below(self._path), "failed rootfs umount")
+            self._mounted = False
+
+    async def _call(self, action: Callable[[], object], prefix: str) -> None:
+        child = spawn.call(action)
         try:
             gone = self._reaper.child(child.pid)
             try:
-                await self._loop.within(gone, UNMOUNT_BOUND)
+                await self._loop.within(gone, BOUND)
             except TimeoutError:
-                raise ShimError(f"failed rootfs umount: {self._path} takes too long") from None
+                raise ShimError(f"{prefix}: {self._path} takes too long") from None
             trouble = child.failure()
         finally:
             child.close()
         if trouble is not None:
-            raise ShimError(f"failed rootfs umount: {trouble.words}")
-        self._mounted = False
+            raise ShimError(f"{prefix}: {trouble.words}")

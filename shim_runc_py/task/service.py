@@ -17,7 +17,7 @@ from shim_runc_py.api import task_pb2 as m
 from shim_runc_py.api.runc_options_pb2 import ProcessDetails
 from shim_runc_py.api.task_types_pb2 import ProcessInfo
 from shim_runc_py.errors import AlreadyExists, NotFound, ShimError
-from shim_runc_py.task import identifiers, options, states
+from shim_runc_py.task import execs, identifiers, options, states
 from shim_runc_py.task.container import Container, Host
 from shim_runc_py.ttrpc.server import Method
 
@@ -49,11 +49,16 @@ class TaskService:
             "Start": Method(m.StartRequest, self.Start),
             "Delete": Method(m.DeleteRequest, self.Delete),
             "Pids": Method(m.PidsRequest, self.Pids),
+            "Pause": Method(m.PauseRequest, self.Pause),
+            "Resume": Method(m.ResumeRequest, self.Resume),
+            "Checkpoint": Method(m.CheckpointTaskRequest, self.Checkpoint),
             "Kill": Method(m.KillRequest, self.Kill),
             "Exec": Method(m.ExecProcessRequest, self.Exec),
             "ResizePty": Method(m.ResizePtyRequest, self.ResizePty),
             "CloseIO": Method(m.CloseIORequest, self.CloseIO),
+            "Update": Method(m.UpdateTaskRequest, self.Update),
             "Wait": Method(m.WaitRequest, self.Wait, waits=True),
+            "Stats": Method(m.StatsRequest, self.Stats),
             "Connect": Method(m.ConnectRequest, self.Connect),
             "Shutdown": Method(m.ShutdownRequest, self.Shutdown),
         }
@@ -86,7 +91,10 @@ class TaskService:
     async def Start(self, request: m.StartRequest, context: Context) -> m.StartResponse:
         container = self._container(request.id)
         process = container.process(request.exec_id)
-        await container.start(process, context)
+        if process.is_init:
+            await container.start_init(context)
+        else:
+            await execs.start(container, process, context)
         return m.StartResponse(pid=process.pid)
 
     async def Delete(self, request: m.DeleteRequest, context: Context) -> m.DeleteResponse:
@@ -122,7 +130,7 @@ class TaskService:
 
     async def Pids(self, request: m.PidsRequest, _: Context) -> m.PidsResponse:
         container = self._container(request.id)
-        execs = {
+        running = {
             process.pid: process.id
             for process in container.execs.values()
             if process.state == states.RUNNING
@@ -130,11 +138,27 @@ class TaskService:
         response = m.PidsResponse()
         for pid in await container.pids():
             info = None
-            if pid in execs:
-                details = ProcessDetails(exec_id=execs[pid])
+            if pid in running:
+                details = ProcessDetails(exec_id=running[pid])
                 info = Any(type_url=details.DESCRIPTOR.full_name, value=details.SerializeToString())
             response.processes.append(ProcessInfo(pid=pid, info=info))
         return response
+
+    async def Pause(self, request: m.PauseRequest, context: Context) -> Empty:
+        await self._container(request.id).pause(context)
+        return _EMPTY
+
+    async def Resume(self, request: m.ResumeRequest, context: Context) -> Empty:
+        await self._container(request.id).resume(context)
+        return _EMPTY
+
+    async def Checkpoint(self, request: m.CheckpointTaskRequest, context: Context) -> Empty:
+        container = self._container(request.id)
+        from shim_runc_py.task import checkpoint
+
+        given = checkpoint.decode(request.options if request.HasField("options") else None)
+        await checkpoint.checkpoint(container, request.path, given, context)
+        return _EMPTY
 
     async def Kill(self, request: m.KillRequest, context: Context) -> Empty:
         container = self._container(request.id)
@@ -143,7 +167,7 @@ class TaskService:
         return _EMPTY
 
     async def Exec(self, request: m.ExecProcessRequest, _: Context) -> Empty:
-        self._container(request.id).add_exec(request)
+        execs.add(self._container(request.id), request)
         return _EMPTY
 
     async def ResizePty(self, request: m.ResizePtyRequest, _: Context) -> Empty:
@@ -159,6 +183,14 @@ class TaskService:
             raise ShimError(str(error)) from None  # this one RPC answers Unknown (SEMANTICS 1.0)
         process.close_stdin()
         return _EMPTY
+
+    async def Update(self, request: m.UpdateTaskRequest, context: Context) -> Empty:
+        resources = request.resources.value if request.HasField("resources") else b""
+        await self._container(request.id).update(resources, context)
+        return _EMPTY
+
+    async def Stats(self, request: m.StatsRequest, _: Context) -> m.StatsResponse:
+        return m.StatsResponse(stats=self._container(request.id).stats())
 
     async def Wait(self, request: m.WaitRequest, _: Context) -> m.WaitResponse:
         process = self._container(request.id).process(request.exec_id)

@@ -3,24 +3,29 @@
 Enabled with `pytest_plugins = ["shim_runc_py.testing.plugin"]`, or by itself when the package is
 installed (pip install 'containerd-shim-pyrunc-v2[testing]').
 
-A test that takes `binary` runs once for every shim binary: ours, and the stock one where it is
-installed. `@pytest.mark.stock(fails="why")` says that the stock shim is known to fail it,
-`varies="why"` that it does so sometimes, and `skip="why"` that it must not be tried, because it
-would hang or harm the host.
+A test that takes `binary` runs once for every shim binary: ours, and the stock ones of several
+containerd generations. `@pytest.mark.stock(fails="why")` says that the stock shim is known to fail
+it, `varies="why"` that it does so sometimes, and `skip="why"` that it must not be tried, because
+it would hang or harm the host, or because there is nothing to compare. `since=(2,)` and
+`before=(1, 7)` limit that to some versions.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import shutil
+import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shim_runc_py.testing import bundles, launcher, leaks
+from shim_runc_py.testing import bundles, generations, launcher, leaks
 from shim_runc_py.testing.engines import FakeEngine
 from shim_runc_py.testing.pipes import Input, Output
 from shim_runc_py.testing.shims import Binary, Shim
@@ -32,7 +37,8 @@ _session = tempfile.mkdtemp(prefix="pyrunc-", dir="/tmp")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "stock(fails=, varies=, skip=reason): how the stock shim fares with this test"
+        "markers",
+        "stock(fails=, varies=, skip=reason, since=, before=version): how the stock shim fares with this test",
     )
 
 
@@ -40,34 +46,58 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_session, ignore_errors=True)
 
 
+@functools.cache
 def binaries() -> list[Binary]:
     """Every shim binary to be tried; ours is first."""
     found = [Binary("pyrunc", str(launcher.write(Path(_session) / "bin")))]
-    stock = shutil.which(STOCK)
-    if stock is not None:
-        found.append(Binary("stock", stock))
+    for suite in generations.SUITES:
+        try:
+            generation = generations.get(suite)
+        except generations.Unavailable as error:
+            warnings.warn(f"stock shim of {suite}: {error}", stacklevel=1)
+            continue
+        version = tuple(int(part) for part in generation.version.split("."))
+        found.append(Binary(f"stock-{generation.version}", generation.shim, version))
+    if len(found) == 1:
+        path = shutil.which(STOCK)
+        if path is not None:
+            found.append(Binary("stock", path, installed_version(path)))
     return found
+
+
+def installed_version(path: str) -> tuple[int, ...]:
+    """The version that an installed stock shim tells."""
+    done = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
+    match = re.search(r"Version:\s+v?(\d+)\.(\d+)\.(\d+)", done.stdout)
+    return tuple(int(part) for part in match.groups()) if match else (1,)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "binary" not in metafunc.fixturenames:
         return
-    mark = metafunc.definition.get_closest_marker("stock")
     parameters = []
     for binary in binaries():
         marks: list[Any] = []
-        if binary.stock and mark is not None:
-            if "skip" in mark.kwargs:
-                reason = f"stock shim: {mark.kwargs['skip']}"
-                marks.append(pytest.mark.skip(reason=reason))
-            elif "fails" in mark.kwargs:
-                reason = f"stock shim: {mark.kwargs['fails']}"
-                marks.append(pytest.mark.xfail(reason=reason, strict=True))
-            elif "varies" in mark.kwargs:
-                reason = f"stock shim, sometimes: {mark.kwargs['varies']}"
-                marks.append(pytest.mark.xfail(reason=reason, strict=False))
+        for mark in metafunc.definition.iter_markers("stock"):
+            if binary.stock and _applies(mark, binary.version):
+                marks += _consequences(mark)
         parameters.append(pytest.param(binary, id=binary.name, marks=marks))
     metafunc.parametrize("binary", parameters)
+
+
+def _applies(mark: pytest.Mark, version: tuple[int, ...]) -> bool:
+    since, before = mark.kwargs.get("since", ()), mark.kwargs.get("before")
+    return version >= since and (before is None or version < before)
+
+
+def _consequences(mark: pytest.Mark) -> list[Any]:
+    if "skip" in mark.kwargs:
+        return [pytest.mark.skip(reason=f"stock shim: {mark.kwargs['skip']}")]
+    if "fails" in mark.kwargs:
+        reason = f"stock shim: {mark.kwargs['fails']}"
+        return [pytest.mark.xfail(reason=reason, strict=True)]
+    reason = f"stock shim, sometimes: {mark.kwargs['varies']}"
+    return [pytest.mark.xfail(reason=reason, strict=False)]
 
 
 @pytest.fixture(scope="session")

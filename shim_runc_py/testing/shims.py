@@ -45,16 +45,21 @@ _RESPONSES: dict[str, tuple[type[Message], type[Message]]] = {
 
 
 class Binary:
-    """A shim binary: `name` for test ids, `task_version` of the service it certainly serves."""
+    """A shim binary: `name` for test ids; `version` of a stock one's containerd, else ()."""
 
-    def __init__(self, name: str, path: str, task_version: int = 2) -> None:
+    def __init__(self, name: str, path: str, version: tuple[int, ...] = ()) -> None:
         self.name = name
         self.path = path
-        self.task_version = task_version
+        self.version = version
 
     @property
     def stock(self) -> bool:
-        return self.name != "pyrunc"
+        return bool(self.version)
+
+    @property
+    def task_version(self) -> int:
+        """Of the task service that it certainly serves."""
+        return 3 if self.version >= (2,) else 2
 
     def __repr__(self) -> str:
         return self.name

@@ -105,9 +105,8 @@ def test_options_without_a_value_are_no_options(shim, make_bundle):
     assert (bundle.path / "options.json").read_text() == "{}"
 
 
+@pytest.mark.stock(skip="wants the exact name", before=(1, 7))
 def test_options_may_be_named_with_a_host(shim, make_bundle):
-    if shim.binary.stock:
-        pytest.xfail("stock shim 1.6 wants the exact name")
     bundle = make_bundle("sleep")
     shim._bundles.append(bundle)
     value = Options(no_new_keyring=True).SerializeToString()
@@ -138,11 +137,6 @@ class Raw:
                 return got.stream, status.code, status.message
 
 
-def request(stream, *, flags=0, service="containerd.task.v2.Task", method="Connect", **fields):
-    body = Request(service=service, method=method, **fields).SerializeToString()
-    return frame.pack(stream, frame.REQUEST, flags, body)
-
-
 @pytest.fixture
 def raw(shim):
     connection = Raw(shim.path)
@@ -150,18 +144,29 @@ def raw(shim):
     connection.sock.close()
 
 
-def test_an_even_stream_is_refused_and_the_connection_lives(raw):
-    raw.send(request(2))
+@pytest.fixture
+def request_(shim):
+    """`request_(stream, ...)`: the bytes of a request frame."""
+
+    def make(stream, *, method="Connect", **fields):
+        body = Request(service=shim.task.service, method=method, **fields).SerializeToString()
+        return frame.pack(stream, frame.REQUEST, 0, body)
+
+    return make
+
+
+def test_an_even_stream_is_refused_and_the_connection_lives(raw, request_):
+    raw.send(request_(2))
     assert raw.answer() == (2, 3, "StreamID must be odd for client initiated streams")
-    raw.send(request(1))
+    raw.send(request_(1))
     assert raw.answer() == (1, 0, "")
 
 
-@ours_only("before ttrpc 1.2 streams may come in any order")
-def test_a_stream_that_goes_back_is_refused(raw):
-    raw.send(request(5))
+@pytest.mark.stock(skip="streams may come in any order", before=(1, 7))
+def test_a_stream_that_goes_back_is_refused(raw, request_):
+    raw.send(request_(5))
     assert raw.answer()[:2] == (5, 0)
-    raw.send(request(5) + request(3))
+    raw.send(request_(5) + request_(3))
     assert raw.answer() == (5, 3, "StreamID cannot be re-used and must increment")
 
 
@@ -172,28 +177,28 @@ def test_a_request_that_is_none_is_refused(raw):
     assert message.startswith("unmarshal request error: ")
 
 
-@ours_only("before ttrpc 1.2 this is answered with status 2")
-def test_a_payload_that_is_none_is_told(raw):
-    raw.send(request(1, payload=b"\xff\xff\xff"))
+@pytest.mark.stock(skip="answers with status 2", before=(1, 7))
+def test_a_payload_that_is_none_is_told(raw, request_):
+    raw.send(request_(1, payload=b"\xff\xff\xff"))
     stream, code, message = raw.answer()
     assert (stream, code) == (1, 13)
     assert message.startswith("ttrpc: error unmarshalling payload: ")
 
 
-@ours_only("ttrpc before 1.2 knows no data frames")
+@ours_only("dies of it, or knows no data frames")
 def test_data_for_a_stream_that_is_not_there_is_refused(raw):
     raw.send(frame.pack(7, frame.DATA, 0, b"x"))
     assert raw.answer() == (7, 3, "StreamID is no longer active")
 
 
-@ours_only("ttrpc before 1.2 closes the connection")
-def test_an_unknown_kind_of_frame_is_ignored(raw):
-    raw.send(frame.pack(1, 77, 0, b"x") + request(1))
+@pytest.mark.stock(skip="closes the connection", before=(1, 7))
+def test_an_unknown_kind_of_frame_is_ignored(raw, request_):
+    raw.send(frame.pack(1, 77, 0, b"x") + request_(1))
     assert raw.answer() == (1, 0, "")
 
 
 @pytest.mark.parametrize("length", [(4 << 20) + 1, 8 << 20])
-def test_an_oversize_message_is_refused_and_the_connection_lives(raw, length):
+def test_an_oversize_message_is_refused_and_the_connection_lives(raw, length, request_):
     raw.send(struct.pack(">IIBB", length, 1, 1, 0))
     block = bytes(1 << 16)
     left = length
@@ -201,16 +206,13 @@ def test_an_oversize_message_is_refused_and_the_connection_lives(raw, length):
         left -= raw.sock.send(block[: min(left, len(block))])
     text = f"message length {length} exceed maximum message size of 4194304"
     assert raw.answer() == (1, 8, text)
-    raw.send(request(3))
+    raw.send(request_(3))
     assert raw.answer() == (3, 0, "")
 
 
-def test_a_message_of_exactly_4_mib_is_taken(raw):
-    room = (4 << 20) - len(
-        Request(service="containerd.task.v2.Task", method="Connect").SerializeToString()
-    )
-    body = Request(service="containerd.task.v2.Task", method="Connect")
-    body.metadata.add(key="k", value="v" * (room - 15))
+def test_a_message_of_exactly_4_mib_is_taken(raw, shim):
+    body = Request(service=shim.task.service, method="Connect")
+    body.metadata.add(key="k", value="v" * ((4 << 20) - 100))
     data = body.SerializeToString()
     while len(data) < 4 << 20:
         body.metadata[0].value += "v" * ((4 << 20) - len(data))
@@ -226,7 +228,7 @@ def test_a_header_of_nothing_but_ones_is_no_allocation(raw, shim):
     assert shim.task.call("Connect", id="x").shim_pid == shim.pid
 
 
-def test_a_frame_in_single_bytes_is_a_frame(raw):
-    for byte in request(1):
+def test_a_frame_in_single_bytes_is_a_frame(raw, request_):
+    for byte in request_(1):
         raw.send(bytes([byte]))
     assert raw.answer() == (1, 0, "")

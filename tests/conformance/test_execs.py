@@ -163,7 +163,7 @@ def test_an_exec_in_a_created_container_comes_before_its_start(make_bundle, star
     ]
 
 
-@pytest.mark.stock(varies="before 1.7.14 init may come first")
+@pytest.mark.stock(varies="init may come first", before=(1, 7, 22))
 def test_the_exit_of_init_is_published_after_those_of_all_execs(running, sink):
     shim, id = running
     for number in range(5):

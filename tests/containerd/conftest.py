@@ -11,8 +11,6 @@ from shim_runc_py.testing import plugin
 from shim_runc_py.testing.daemon import Daemon
 from shim_runc_py.testing.shims import Binary
 
-RUNTIMES = {"pyrunc": "io.containerd.pyrunc.v2", "stock": "io.containerd.runc.v2"}
-
 
 @pytest.fixture(scope="session")
 def session_daemon(tmp_path_factory) -> Iterator[Daemon]:
@@ -56,4 +54,4 @@ _numbers = itertools.count()
 @pytest.fixture
 def runtime(binary: Binary) -> list[str]:
     """The words for ctr that choose the shim under test."""
-    return ["--runtime", RUNTIMES[binary.name]]
+    return ["--runtime", "io.containerd.runc.v2" if binary.stock else "io.containerd.pyrunc.v2"]
