@@ -16,8 +16,8 @@ from shim_runc_py.linux import cgroup
 from shim_runc_py.runc import argv, failure
 from shim_runc_py.runc import spec as specs
 from shim_runc_py.runc.engine import BOUND, CREATE_BOUND, Engine, EngineError, PrepareError
+from shim_runc_py.stdio.opening import Owner, open_stdio
 from shim_runc_py.stdio.plan import plan
-from shim_runc_py.stdio.streams import open_stdio
 from shim_runc_py.task import bundle, oom, options, states
 from shim_runc_py.task.exits import ExitOrder
 from shim_runc_py.task.process import Process
@@ -106,7 +106,7 @@ class Container:
         created = False
         self.exits.begin(init)
         try:
-            self.open_stdio(init)
+            await self.open_stdio(init, context)
             if self.checkpoint_path:
                 # The engine runs in Start; what is restored into must be there before.
                 await self._rootfs.mount()
@@ -156,10 +156,12 @@ class Container:
         except ShimError as error:
             log.warning("cleaning up a failed create", container=self.id, error=error)
 
-    def open_stdio(self, process: Process) -> None:
+    async def open_stdio(self, process: Process, context: Context) -> None:
         """New streams for the engine command that brings `process`. Raises ShimError."""
-        owner = (self.options.io_uid, self.options.io_gid)
-        process.use(open_stdio(self.host.loop, process.plan, owner, self.host.environ))
+        host = self.host
+        ids = (self.options.io_uid, self.options.io_gid)
+        owner = Owner(host.loop, host.reaper, host.environ, host.namespace, process.id, ids)
+        process.use(await open_stdio(process.plan, owner, context.remaining(ATTACH_BOUND)))
 
     def adopt(self, process: Process, pid_file: str) -> None:
         """The engine has brought `process`: know it from now on. Raises ShimError."""
@@ -384,6 +386,7 @@ class Container:
             else:
                 after = process.move("delete")
                 await self._drain(process, context)
+                await process.stdio.finish()
                 process.stdio.close()
                 process.state = after
                 self.execs.pop(process.id, None)
@@ -398,6 +401,7 @@ class Container:
         except EngineError as error:
             if not failure.says_missing(str(error)):
                 problem = error
+        await init.stdio.finish()
         init.stdio.close()
         if problem is None and not init.exited.done() and init.gone is not None:
             # Deleted before it was started: the engine has killed it.

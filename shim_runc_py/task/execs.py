@@ -71,7 +71,7 @@ async def start(container: Container, process: Process, context: Context) -> Non
 
 
 async def _run(container: Container, process: Process, context: Context) -> None:
-    container.open_stdio(process)
+    await container.open_stdio(process, context)
     process_file = bundle.temporary_file(container.host.environ, process.spec)
     pid_file = f"{container.bundle}/{process.id}.pid"
     try:

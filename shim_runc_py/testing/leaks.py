@@ -87,22 +87,30 @@ def descriptors(pid: int | str = "self") -> dict[str, str]:
     return found
 
 
-def find(token: str, sockets_before: list[str]) -> list[str]:
-    """Everything that a test with `token` in its paths has left, one line each."""
-    found = [f"shim {line}" for line in shims(token)]
-    found += [f"process in a test cgroup {line}" for line in contained()]
-    found += [f"mount {line}" for line in mounts(token)]
-    found += [f"socket {path}" for path in sockets() if path not in sockets_before]
-    found += [f"cgroup {path}" for path in cgroups()]
-    return found
+class Before:
+    """What was there when something began; `left` is what it has not taken away again."""
 
+    def __init__(self, token: str) -> None:
+        """`token` stands in the paths of everything that will be made."""
+        self._token = token
+        self._sockets = sockets()
+        self._cgroups = cgroups()
 
-def settle(token: str, sockets_before: list[str], seconds: float = 5.0) -> list[str]:
-    """`find`, after waiting for at most `seconds` until nothing is left."""
-    deadline = time.monotonic() + seconds
-    while (found := find(token, sockets_before)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return found
+    def find(self) -> list[str]:
+        """Everything that is left now, one line each."""
+        found = [f"shim {line}" for line in shims(self._token)]
+        found += [f"process in a test cgroup {line}" for line in contained()]
+        found += [f"mount {line}" for line in mounts(self._token)]
+        found += [f"socket {path}" for path in sockets() if path not in self._sockets]
+        found += [f"cgroup {path}" for path in cgroups() if path not in self._cgroups]
+        return found
+
+    def left(self, seconds: float = 5.0) -> list[str]:
+        """`find`, after waiting for at most `seconds` until nothing is left."""
+        deadline = time.monotonic() + seconds
+        while (found := self.find()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
 
 
 def clean_up(token: str) -> None:

@@ -36,10 +36,8 @@ _session = tempfile.mkdtemp(prefix="pyrunc-", dir="/tmp")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers",
-        "stock(fails=, varies=, skip=reason, since=, before=version): how the stock shim fares with this test",
-    )
+    line = "stock(fails=, varies=, skip=reason, since=, before=version): how the stock shim fares"
+    config.addinivalue_line("markers", line)
 
 
 def pytest_unconfigure() -> None:
@@ -126,10 +124,10 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         left = {n: t for n, t in leaks.descriptors().items() if n not in before and "/fd" not in t}
         assert not left, f"descriptors left open: {left}"
         return
-    sockets = leaks.sockets()
+    there = leaks.Before(_session)
     before = leaks.descriptors()
     yield
-    found = leaks.settle(_session, sockets)
+    found = there.left()
     if found:
         leaks.clean_up(_session)
     now = leaks.descriptors()

@@ -94,7 +94,7 @@ def run(runtime: str) -> int:
     daemon = Daemon(
         place, shim_directories=[str(launcher.write(place / "bin").parent)], debug=False
     )
-    sockets = leaks.sockets()
+    before = leaks.Before(str(place))
     try:
         _say(f"starting a private containerd in {place}")
         rootfs = bundles.make_rootfs(place / "rootfs")
@@ -110,7 +110,7 @@ def run(runtime: str) -> int:
     finally:
         daemon.clean_up()
         daemon.stop()
-        left = leaks.settle(str(place), sockets)
+        left = before.left()
         shutil.rmtree(place, ignore_errors=True)
     if left:
         print("pyrunc demo: FAILED: left behind:\n  " + "\n  ".join(left), file=sys.stderr)
