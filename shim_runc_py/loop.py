@@ -150,9 +150,14 @@ class Task(Future[T]):
             found = getattr(found, "cr_await", None)
         return " > ".join(places) or "its beginning"
 
-    def _wake(self, _: Future[Any]) -> None:
-        self._awaiting = None
-        self._loop.soon(self._step)
+    def _wake(self, future: Future[Any]) -> None:
+        self._loop.soon(self._resume, future)
+
+    def _resume(self, future: Future[Any]) -> None:
+        # Thrown out of this wait in the same turn, it may be in another one by now.
+        if self._awaiting is future:
+            self._awaiting = None
+            self._step()
 
     def _step(self, error: BaseException | None = None) -> None:
         if self._settled:

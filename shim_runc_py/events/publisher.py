@@ -116,8 +116,8 @@ class Publisher:
                 try:
                     await self._send(envelope)
                 except RpcError as error:
-                    if error.code == errors.INVALID_ARGUMENT:
-                        # Trying again is of no use (CONTRACT 9.2).
+                    if error.code in (errors.INVALID_ARGUMENT, errors.RESOURCE_EXHAUSTED):
+                        # Not an event, or too large: trying again is of no use (CONTRACT 9.2).
                         log.error("event refused", topic=envelope.topic, error=error)
                     else:
                         await self._loop.sleep(pause)

@@ -114,7 +114,7 @@ def join(pid: int, path: str) -> None:
 def v1_mounts(mountinfo: str) -> dict[str, tuple[str, str]]:
     """Controller (or `name=x`) to (mount point, root within the hierarchy); the first counts."""
     found: dict[str, tuple[str, str]] = {}
-    for line in mountinfo.splitlines():
+    for line in mountinfo.split("\n"):
         before, separator, after = line.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
         if not separator or kind[0] != "cgroup" or len(fields) < 5 or len(kind) < 3:

@@ -112,6 +112,8 @@ def shorten_overlay(options: Sequence[str], limit: int) -> tuple[str, list[str]]
     if common in ("", "/", "."):
         return unchanged
     names = [lower[len(common) + 1 :] for lower in lowers]
+    if not all(names):
+        return unchanged
     return common, [*others, "lowerdir=" + ":".join(names)]
 
 
@@ -165,21 +167,21 @@ class _Target:
         self._fd = -1
 
     def __enter__(self) -> str:
+        names = [name for name in self._inside.split("/") if name not in ("", ".")]
+        if ".." in names:
+            raise ValueError(f'mount target "{self._inside}" leaves the rootfs')
         flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self._path, flags)
-        for name in self._inside.split("/"):
-            if name in ("", "."):
-                continue
-            if name == "..":
-                raise ValueError(f'mount target "{self._inside}" leaves the rootfs')
-            deeper = os.open(name, flags, dir_fd=self._fd)
-            os.close(self._fd)
-            self._fd = deeper
+        for name in names:
+            above = self._fd
+            try:
+                self._fd = os.open(name, flags, dir_fd=above)
+            finally:
+                os.close(above)
         return f"/proc/self/fd/{self._fd}"
 
     def __exit__(self, *_: object) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
+        os.close(self._fd)
 
 
 def unmount_below(rootfs: str) -> None:

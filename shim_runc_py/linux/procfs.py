@@ -40,7 +40,7 @@ def cgroup_paths(pid: int) -> dict[str, str]:
 def parse_cgroup_paths(text: str) -> dict[str, str]:
     """See `cgroup_paths`. A line is `number:controllers:path`; the path may contain colons."""
     paths = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         parts = line.split(":", 2)
         if len(parts) == 3:
             for controller in parts[1].split(","):
@@ -66,7 +66,7 @@ def mount_points(text: str, below: str) -> list[str]:
     """The mount points at or below `below` in a mountinfo text, in the order of the text."""
     prefix = below.rstrip("/") + "/"
     found = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         fields = line.split(" ", 5)
         if len(fields) > 4:
             point = unescape(fields[4])

@@ -72,7 +72,7 @@ def alive(path: str, seconds: float = 0.1) -> bool:
             raise PermissionError(1, "the socket belongs to another user", path)
     except PermissionError:
         raise
-    except TimeoutError:
+    except BlockingIOError:
         return True  # a full backlog is a sign of life
     except OSError:
         return False

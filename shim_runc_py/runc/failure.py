@@ -21,7 +21,7 @@ def last_error(log_tail: str) -> str:
     A line that is cut off or no JSON is passed over: a killed engine leaves half a line.
     """
     found = ""
-    for line in log_tail.splitlines():
+    for line in log_tail.split("\n"):
         try:
             record = json.loads(line)
         except ValueError:

@@ -14,6 +14,7 @@ LOGGER = "logger"  # pipes to a program that reads them
 TERMINAL = "terminal"  # a pty, copied to one FIFO
 TERMINAL_LOGGER = "terminal logger"  # a pty, copied to a program
 
+_HEX = b"0123456789abcdefABCDEF"
 _LOGGER_SCHEMES = ("binary", "binary-v2")
 
 
@@ -117,10 +118,10 @@ def _unquote(text: str, *, plus: bool) -> str:
     head, *rest = text.encode().split(b"%")
     out = bytearray(head)
     for part in rest:
-        try:
-            out.append(int(part[:2], 16) if len(part) >= 2 else int("", 16))
-        except ValueError:
-            raise InvalidArgument(f"unable to parse stdout uri: {text!r}") from None
+        digits = part[:2]
+        if len(digits) < 2 or not all(digit in _HEX for digit in digits) or digits == b"00":
+            raise InvalidArgument(f"unable to parse stdout uri: {text!r}")
+        out.append(int(digits, 16))
         out += part[2:]
     return out.decode("utf-8", "surrogateescape")
 

@@ -73,6 +73,8 @@ def _from_runtime_options(value: bytes) -> Options:
                 return from_toml(file.read(), given.config_path)
         except OSError as error:
             raise InvalidArgument(f"runtime options {error.filename}: {error.strerror}") from None
+        except ValueError as error:  # a NUL in the path
+            raise InvalidArgument(f"runtime options {given.config_path!r}: {error}") from None
     return Options()
 
 

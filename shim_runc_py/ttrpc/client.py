@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     M = TypeVar("M", bound=Message)
 
 _PORTION = 65536
+_STREAMED = "the server streamed to a unary call"
 
 
 def _nano(seconds: float | None) -> int:
@@ -108,11 +109,14 @@ class Client:
             return
         for event in self._wire.receive(data):
             answer = self._pending.get(event.stream)
-            if answer is not None and isinstance(event, connection.Reply):
-                if event.error is None:
-                    answer.settle(event.payload)
-                else:
-                    answer.fail(event.error)
+            if answer is None:
+                continue
+            if not isinstance(event, connection.Reply):
+                answer.fail(status.RpcError(status.INTERNAL, _STREAMED))
+            elif event.error is None:
+                answer.settle(event.payload)
+            else:
+                answer.fail(event.error)
 
     def _flush(self) -> None:
         if not self.open:
@@ -209,7 +213,7 @@ class BlockingClient:
             self._events.pop(stream, None)
             self._wire.forget(stream)
         if not isinstance(event, connection.Reply):
-            raise status.RpcError(status.INTERNAL, "the server streamed to a unary call")
+            raise status.RpcError(status.INTERNAL, _STREAMED)
         if event.error is not None:
             raise event.error
         return decode(response, event.payload)  # type: ignore[return-value]
@@ -249,6 +253,8 @@ class BlockingClient:
         self._events[stream] = []
         try:
             for message in rest:
+                if not self._wire.is_open(stream):
+                    break  # answered before the end; the answer says why
                 self._wire.send(stream, message.SerializeToString())
                 self._exchange(0)
             self._wire.close_send(stream)

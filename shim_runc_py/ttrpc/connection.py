@@ -191,7 +191,9 @@ class ServerConnection(_Connection):
         self._answer(stream, status.INVALID_ARGUMENT, message)
 
     def _answer(self, stream: int, code: int, message: str, details: Iterable[Any] = ()) -> None:
-        body = Response(status=Status(code=code, message=message[: frame.MAX_PAYLOAD // 2]))
+        # Not every str is text: a path may have bytes that are no UTF-8.
+        text = message.encode("utf-8", "replace")[: frame.MAX_PAYLOAD // 2]
+        body = Response(status=Status(code=code, message=text.decode("utf-8", "ignore")))
         body.status.details.extend(details)
         if body.ByteSize() > frame.MAX_PAYLOAD:
             del body.status.details[:]
@@ -238,6 +240,10 @@ class ClientConnection(_Connection):
         if not self._open.get(stream):
             raise status.RpcError(status.CANCELLED, "ttrpc: stream closed")
         self._put(stream, DATA, 0, payload)
+
+    def is_open(self, stream: int) -> bool:
+        """May the client still send on `stream`?"""
+        return bool(self._open.get(stream))
 
     def close_send(self, stream: int) -> None:
         """Say that nothing more follows; saying it twice does no harm."""

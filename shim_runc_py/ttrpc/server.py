@@ -200,6 +200,7 @@ class Server:
         self._most = most_connections
         self._listener: _socket.socket | None = None
         self._peers: set[_Peer] = set()
+        self.working = 0  # handlers that change something, also those without a caller by now
         self.changed: Callable[[], object] = lambda: None  # called when `busy` may have changed
 
     def serve(self, listener: _socket.socket) -> None:
@@ -220,7 +221,7 @@ class Server:
 
     def busy(self) -> bool:
         """Is there an answer to be sent, or a handler running that does more than wait?"""
-        return any(peer.busy() for peer in self._peers)
+        return self.working > 0 or any(peer.wire.outgoing() for peer in self._peers)
 
     def close(self) -> None:
         """Stop accepting and drop every connection; handlers that only wait are cancelled."""
@@ -272,9 +273,6 @@ class _Peer:
         self._streams: dict[int, Stream] = {}
         self._room: list[Any] = []
         server.loop.watch(sock.fileno(), READ, self._ready)
-
-    def busy(self) -> bool:
-        return self._working > 0 or bool(self.wire.outgoing())
 
     def close(self) -> None:
         if not self._open:
@@ -347,6 +345,7 @@ class _Peer:
             self._track(task, call.stream, deadline)
         else:
             self._working += 1
+            self.server.working += 1
             self.server.loop.spawn(self._run(method, call, context), name).then(self._worked)
 
     def _track(self, task: Running, stream: int, deadline: float | None) -> None:
@@ -373,6 +372,7 @@ class _Peer:
 
     def _worked(self, _: object) -> None:
         self._working -= 1
+        self.server.working -= 1
         self.server.changed()
 
     async def _run(self, method: Method, call: connection.Call, context: Context) -> None:
