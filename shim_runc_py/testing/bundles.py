@@ -15,7 +15,8 @@ _PLACES = (
     Path(__file__).resolve().parent / "bundle_fixtures",
     Path(__file__).resolve().parents[2] / "bundle_fixtures",
 )
-CGROUP_PREFIX = "/pyrunc-test"
+# Cgroup names are global on a machine: each test session has its own.
+CGROUP_PREFIX = f"/pyrunc-test-{os.getpid()}"
 
 
 def fixtures() -> Path:

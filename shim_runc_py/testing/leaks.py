@@ -44,7 +44,7 @@ def contained() -> list[str]:
                 state = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            if f":{CGROUP_PREFIX}" in text and state not in "ZX":
+            if f":{CGROUP_PREFIX}/" in text and state not in "ZX":
                 words = Path(entry.path, "cmdline")
                 try:
                     command = words.read_bytes().replace(b"\0", b" ").decode()
@@ -63,6 +63,15 @@ def cgroups() -> list[str]:
         if top.is_dir():
             found += [str(path) for path in top.iterdir() if path.is_dir()]
     return sorted(found)
+
+
+def remove_cgroup_parents() -> None:
+    """At the end of a session: the empty directories above its containers' cgroups."""
+    for hierarchy in [CGROUPS, *CGROUPS.iterdir()]:
+        try:
+            (hierarchy / CGROUP_PREFIX.strip("/")).rmdir()
+        except OSError:
+            continue
 
 
 def sockets() -> list[str]:

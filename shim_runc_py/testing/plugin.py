@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_session, ignore_errors=True)
+    leaks.remove_cgroup_parents()
 
 
 @functools.cache

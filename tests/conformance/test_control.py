@@ -377,11 +377,16 @@ def test_our_numbers_are_those_of_the_stock_shim_field_by_field(running):
     shim.task.wait(id, "e1")
     found = cgroup.of(shim.task.state(id).pid)
     shim.task.call("Pause", id=id)
-    for _ in range(50):  # the kernel still gives pages back
+
+    def both():
         theirs = comparable(metrics(shim, id))
-        mine = comparable(type(theirs).FromString(ours.stats(found).value))
+        return comparable(type(theirs).FromString(ours.stats(found).value)), theirs
+
+    for _ in range(50):  # the kernel still gives pages back
+        mine, theirs = both()
         if mine == theirs:
             break
+    mine, theirs = both()
     assert mine == theirs
 
 
