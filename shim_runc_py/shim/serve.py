@@ -69,7 +69,7 @@ def _detach(daemon: Daemon) -> None:
 def _close_others(listener: int) -> None:
     """Inherited descriptors keep somebody's disk busy (FAILURES 41)."""
     os.closerange(3, listener)
-    os.closerange(listener + 1, 2**31 - 1)
+    os.closerange(listener + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def _open_log(daemon: Daemon) -> None:

@@ -382,11 +382,11 @@ def test_our_numbers_are_those_of_the_stock_shim_field_by_field(running):
         theirs = comparable(metrics(shim, id))
         return comparable(type(theirs).FromString(ours.stats(found).value)), theirs
 
-    for _ in range(50):  # the kernel still gives pages back
-        mine, theirs = both()
-        if mine == theirs:
-            break
     mine, theirs = both()
+    for _ in range(50):
+        if mine == theirs:
+            return
+        mine, theirs = both()  # the kernel was still giving pages back
     assert mine == theirs
 
 

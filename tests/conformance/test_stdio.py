@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import stat
+import struct
+import termios
 
 import pytest
 
+from shim_runc_py.testing.daemon import wait_until
 from shim_runc_py.testing.shims import refused
 
 DEADLINE = 4
@@ -153,11 +157,21 @@ def test_output_waits_for_a_reader_that_comes_back(make_bundle, start_shim, plac
     writer = os.open(stdin, os.O_WRONLY)
     os.write(writer, b"written while nobody read\n")
     os.close(writer)
-    shim.task.call("CloseIO", id=bundle.id, stdin=True)
+    wait_until(lambda: unread(fifo) > 0, "the output waits in the FIFO")
     reader = os.open(fifo, os.O_RDONLY)
+    shim.task.call("CloseIO", id=bundle.id, stdin=True)
     with os.fdopen(reader, "rb") as stream:
         assert stream.read() == b"written while nobody read\n"
     assert shim.task.wait(bundle.id).exit_status == 0
+
+
+def unread(fifo):
+    """Bytes in a FIFO; looking does not take them."""
+    fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0\0\0\0"))[0]
+    finally:
+        os.close(fd)
 
 
 def test_stdin_ends_by_close_io_and_not_by_the_client_going_away(run, inputs):
@@ -220,7 +234,7 @@ def test_a_background_process_does_not_hold_up_the_exit(run, outputs):
     assert out.wait_for(b"done\n") == b"done\n"
     assert not out.ended()
     # Delete gives up on it after a while, and the client's stream ends.
-    shim.task.delete(bundle.id, "e1")
+    shim.task.call("Delete", id=bundle.id, exec_id="e1", timeout=4)
     assert out.read(2) == b"done\n"
 
 
