@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 PROTOS = Path(__file__).resolve().parent
-FOLDERS = ("api", "ttrpc")
+FOLDERS = ("api", "cri", "ttrpc")
 
 
 def generate(out: Path) -> list[Path]:

@@ -39,19 +39,25 @@ class Daemon:
         self._config = directory / "config.toml"
         self._log_path = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
-        level = "debug" if debug else "info"
-        self._config.write_text(
-            f"""version = 2
-root = "{directory}/root"
-state = "{directory}/state"
+        self._level = "debug" if debug else "info"
+        self._config.write_text(self.settings())
+
+    def settings(self) -> str:
+        """The text of its config file."""
+        return f"""version = 2
+root = "{self.directory}/root"
+state = "{self.directory}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime",
   "io.containerd.cri.v1.images", "io.containerd.internal.v1.tracing"]
 [grpc]
   address = "{self.address}"
 [debug]
-  level = "{level}"
+  level = "{self._level}"
 """
-        )
+
+    def words(self) -> tuple[list[str], Sequence[int]]:
+        """The command line that runs it, and the descriptors that it inherits."""
+        return [self._containerd, "--config", str(self._config)], ()
 
     @property
     def pid(self) -> int:
@@ -60,9 +66,11 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime",
 
     def start(self) -> None:
         """Start it and wait until it answers; raises TimeoutError with the end of its log."""
+        words, descriptors = self.words()
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._containerd, "--config", str(self._config)],
+                words,
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

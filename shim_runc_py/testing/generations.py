@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 SUITES = ("bookworm", "trixie", "forky")  # containerd 1.6.20, 1.7.24, 2.1.9 at the time of writing
@@ -65,7 +66,7 @@ def get(suite: str) -> Generation:
     with (cache / f"{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (root / "usr/bin/containerd").exists():
-            _fetch(suite, root)
+            fetch(suite, PACKAGES, root)
     try:
         return Generation(suite, root)
     except (OSError, subprocess.SubprocessError) as error:
@@ -82,7 +83,8 @@ def _version(containerd: str) -> str:
     return found[1]
 
 
-def _fetch(suite: str, root: Path) -> None:
+def fetch(suite: str, packages: Sequence[str], root: Path) -> None:
+    """Unpack `packages` of a suite into `root`, which is replaced. Raises Unavailable."""
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
             raise Unavailable(f"{tool} is not here to fetch the packages of {suite}")
@@ -102,7 +104,7 @@ def _fetch(suite: str, root: Path) -> None:
         "-o", "Acquire::Languages=none",
     ]  # fmt: skip
     _run(["apt-get", *options, "update"], work)
-    _run(["apt-get", *options, "download", *PACKAGES], work)
+    _run(["apt-get", *options, "download", *packages], work)
     for package in sorted(work.glob("*.deb")):
         _run(["dpkg", "-x", str(package), "root"], work)
     shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""A CRI client with the semantics of the kubelet."""
