@@ -24,6 +24,7 @@ import struct
 import time
 
 LONGEST_PATH = 107
+BACKLOG = 128
 _UCRED = struct.Struct("iII")  # pid_t, uid_t, gid_t
 
 
@@ -108,7 +109,7 @@ class Lock:
         os.close(self._fd)
 
 
-def listen(path: str, backlog: int = 128) -> _socket.socket | None:
+def listen(path: str, backlog: int = BACKLOG) -> _socket.socket | None:
     """Listen on `path`, mode 0600; None if somebody alive does already. Call under the `Lock`.
 
     A stale file is replaced. The directory must exist.

@@ -28,6 +28,15 @@ def is_child(pid: int) -> bool:
     return True
 
 
+def has_children() -> bool:
+    """Is there any child, running or waiting to be waited for?"""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def within(pid: int, seconds: float) -> int | None:
     """The status of child `pid`; None if it outlives `seconds`."""
     pidfd = os.pidfd_open(pid)

@@ -9,7 +9,6 @@ In the launcher's import budget: neither json nor protobuf is loaded unless need
 """
 
 import os
-import sys
 import time
 
 from shim_runc_py.shim import wire
@@ -26,13 +25,13 @@ KILLED = 128 + 9  # the exit status when nobody knows better
 _KNOWN_LAYOUT = ("runc", "crun")
 
 
-def run(flags: "Flags", environ: "Mapping[str, str]") -> bytes:
-    """The serialized DeleteResponse for standard output. Never raises for what it finds."""
+def run(flags: "Flags", environ: "Mapping[str, str]") -> tuple[bytes, bytes]:
+    """(serialized DeleteResponse, what went wrong). Never raises for what it finds."""
     bundle = _bundle(flags)
-    _delete_container(bundle, flags, environ)
-    _unmount(f"{bundle}/rootfs")
+    complaints = _delete_container(bundle, flags, environ) + _unmount(f"{bundle}/rootfs")
     status, at, pid = _exit_record(bundle)
-    return encode(pid, status, at)
+    text = "".join(f"{line}\n" for line in complaints)
+    return encode(pid, status, at), text.encode("utf-8", "replace")
 
 
 def encode(pid: int, status: int, at: int) -> bytes:
@@ -50,10 +49,6 @@ def _bundle(flags: "Flags") -> str:
         return flags.bundle
 
 
-def _warn(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-
-
 def _read(path: str) -> str:
     """A file of ours, "" when it is missing; not through a symlink (SECURITY 19)."""
     try:
@@ -66,9 +61,10 @@ def _read(path: str) -> str:
         os.close(fd)
 
 
-def _delete_container(bundle: str, flags: "Flags", environ: "Mapping[str, str]") -> None:
+def _delete_container(bundle: str, flags: "Flags", environ: "Mapping[str, str]") -> list[str]:
     from shim_runc_py.runc import argv
 
+    complaints = []
     binary = _read(f"{bundle}/runtime") or argv.DEFAULT_BINARY
     base = ""
     text = _read(f"{bundle}/options.json")
@@ -78,26 +74,25 @@ def _delete_container(bundle: str, flags: "Flags", environ: "Mapping[str, str]")
         try:
             base = str(json.loads(text).get("root", ""))
         except (ValueError, AttributeError):
-            _warn(f"{bundle}/options.json cannot be read; using the default root")
+            complaints.append(f"{bundle}/options.json cannot be read; using the default root")
     root = argv.root(base, flags.namespace)
     if os.path.basename(binary) in _KNOWN_LAYOUT and not os.path.exists(f"{root}/{flags.id}"):
-        return
+        return complaints
     words = [
         *argv.common(binary, root, f"{bundle}/log.json"),
         *argv.delete(flags.id, force=True),
     ]
-    _run_engine(words, environ)
+    return complaints + _run_engine(words, environ)
 
 
-def _run_engine(words: list[str], environ: "Mapping[str, str]") -> None:
+def _run_engine(words: list[str], environ: "Mapping[str, str]") -> list[str]:
     from shim_runc_py.linux import spawn, wait
     from shim_runc_py.runc import argv
 
     complaint = "failed to remove runc container"
     executable = spawn.find(words[0], environ.get("PATH", ""))
     if executable is None:
-        _warn(f"{complaint}: {words[0]} not found")
-        return
+        return [f"{complaint}: {words[0]} not found"]
     output = os.memfd_create("engine-output", os.MFD_CLOEXEC)
     child = spawn.spawn(
         words, executable, argv.environment(environ), spawn.Streams(-1, output, output)
@@ -106,25 +101,27 @@ def _run_engine(words: list[str], environ: "Mapping[str, str]") -> None:
     if status is None:
         os.killpg(child.pid, 9)
         wait.within(child.pid, 1.0)
-        _warn(f"{complaint}: no answer within {ENGINE_BOUND:g} s")
-    elif status:
+        return [f"{complaint}: no answer within {ENGINE_BOUND:g} s"]
+    if status:
         trouble = child.failure()
         said = trouble.words if trouble else os.pread(output, 65536, 0).decode("utf-8", "replace")
-        _warn(f"{complaint}: exit status {status}: {said.strip()}")
+        return [f"{complaint}: exit status {status}: {said.strip()}"]
+    return []
 
 
-def _unmount(rootfs: str) -> None:
+def _unmount(rootfs: str) -> list[str]:
     from shim_runc_py.linux import procfs
 
     parent = procfs.canonical(os.path.dirname(rootfs))
     if parent is None or not procfs.own_mount_points(f"{parent}/rootfs"):
-        return
+        return []
     from shim_runc_py.linux import mounts
 
     try:
         mounts.unmount_below(rootfs)
     except OSError as error:
-        _warn(f"failed to cleanup rootfs mount: {error.strerror}")
+        return [f"failed to cleanup rootfs mount: {error.strerror}"]
+    return []
 
 
 def _exit_record(bundle: str) -> tuple[int, int, int]:

@@ -46,7 +46,7 @@ def run(daemon: Daemon, environ: dict[str, str]) -> int:
     """Serve; returns the exit status. Descriptors 0 - 2 are /dev/null already."""
     _open_log(daemon)
     try:
-        _detach(daemon)
+        _detach(daemon, environ)
         Shim(daemon, environ).run()
     except BaseException as error:
         _report_crash(daemon, error)
@@ -54,16 +54,17 @@ def run(daemon: Daemon, environ: dict[str, str]) -> int:
     return 0
 
 
-def _detach(daemon: Daemon) -> None:
+def _detach(daemon: Daemon, environ: dict[str, str]) -> None:
     flags = daemon.flags
     os.chdir("/")  # the bundle goes while other containers of the group live
     _close_others(daemon.listener.fileno())
     prctl.set_child_subreaper(1)
     prctl.set_dumpable(0)  # no core with the secrets of specs (SECURITY 41)
     prctl.set_name(PROGRAM)
-    prctl.set_proctitle(
-        f"{PROGRAM} -namespace {flags.namespace} -id {flags.id} -address {flags.address}"
-    )
+    if environ:  # python-prctl looks for the first variable, and crashes without one
+        prctl.set_proctitle(
+            f"{PROGRAM} -namespace {flags.namespace} -id {flags.id} -address {flags.address}"
+        )
 
 
 def _close_others(listener: int) -> None:

@@ -26,8 +26,10 @@ from shim_runc_py.shim.wire import WireError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Callable
 
     from shim_runc_py.shim.flags import Flags
+    from shim_runc_py.shim.roles import Caller
 
 
 class StartError(Exception):
@@ -54,12 +56,13 @@ class Daemon:
         self.debug = debug
 
 
-def run(flags: "Flags", environ: dict[str, str]) -> bytes:
+def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
     """The bytes for standard output. Raises StartError; does not return in the daemon."""
     bundle = os.getcwd()
-    given = _read_all(0)
+    if len(caller.given) > bootstrap.MOST_INPUT:
+        raise StartError(f"more than {bootstrap.MOST_INPUT} bytes on standard input")
     try:
-        boot = bootstrap.parse(given, flags.id, flags.namespace)
+        boot = bootstrap.parse(caller.given, flags.id, flags.namespace)
         cgroup = bootstrap.shim_cgroup(boot.options)
     except WireError as error:
         raise StartError(f"unable to read the options on standard input: {error}") from None
@@ -74,20 +77,19 @@ def run(flags: "Flags", environ: dict[str, str]) -> bytes:
         return answer
     ttrpc_address = boot.ttrpc_address or environ.get("TTRPC_ADDRESS", "")
     daemon = Daemon(flags, listener, path, bundle, ttrpc_address, flags.debug or boot.debug)
-    pid = 0
-    try:
-        if environ.get("SCHED_CORE"):
-            _share_core()
-        pid = os.fork()
-        if not pid:
-            _become_daemon(daemon, environ)
-        _adjust_oom_score(pid)
+
+    def introduce(pid: int) -> bytes:
+        _adjust_oom_score(pid, caller.parent)
         if cgroup:
             _join_cgroup(pid, cgroup)
         _write_address(bundle, path)
+        return answer
+
+    try:
+        if environ.get("SCHED_CORE"):
+            _share_core()
+        caller.detach(daemon, environ, introduce)
     except BaseException as error:
-        if pid:
-            os.kill(pid, 9)
         os.unlink(path)
         if isinstance(error, StartError):
             raise
@@ -95,16 +97,19 @@ def run(flags: "Flags", environ: dict[str, str]) -> bytes:
     return answer
 
 
-def _read_all(fd: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while size <= bootstrap.MOST_INPUT:
-        part = os.read(fd, 65536)
-        if not part:
-            return b"".join(parts)
-        parts.append(part)
-        size += len(part)
-    raise StartError(f"more than {bootstrap.MOST_INPUT} bytes on standard input")
+def fork(daemon: Daemon, environ: dict[str, str], introduce: "Callable[[int], bytes]") -> None:
+    """Make a child that serves; it is killed again if `introduce(its pid)` raises."""
+    pid = os.fork()
+    if not pid:
+        become_daemon(daemon, environ)
+    try:
+        introduce(pid)
+    except BaseException:
+        from shim_runc_py.linux import wait
+
+        os.kill(pid, 9)
+        wait.within(pid, 1.0)
+        raise
 
 
 def _group(bundle: str) -> str:
@@ -127,8 +132,8 @@ def _listen(directory: str, path: str) -> "_socket.socket | None":
         raise StartError(f"create new shim socket: {error}") from None
 
 
-def _become_daemon(daemon: Daemon, environ: dict[str, str]) -> None:
-    """In the child; never returns."""
+def become_daemon(daemon: Daemon, environ: dict[str, str]) -> None:
+    """In the process that is to serve; never returns."""
     status = 1
     try:
         os.setpgid(0, 0)
@@ -143,10 +148,10 @@ def _become_daemon(daemon: Daemon, environ: dict[str, str]) -> None:
         os._exit(status)
 
 
-def _adjust_oom_score(pid: int) -> None:
+def _adjust_oom_score(pid: int, parent: int) -> None:
     """One more than containerd's: of the two, the kernel shall take the shim first."""
     try:
-        with open(f"/proc/{os.getppid()}/oom_score_adj") as file:
+        with open(f"/proc/{parent}/oom_score_adj") as file:
             score = min(1000, int(file.read()) + 1)
         with open(f"/proc/{pid}/oom_score_adj", "w") as file:
             file.write(str(score))

@@ -7,9 +7,12 @@ packages) finds exactly two places: this package and its dependencies (SECURITY 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import sysconfig
 from pathlib import Path
+
+from shim_runc_py.linux import procfs, sock
 
 NAME = "containerd-shim-pyrunc-v2"
 
@@ -39,6 +42,24 @@ def write(directory: Path) -> Path:
     path.write_text(_SCRIPT.format(python=interpreter(), places=places()))
     path.chmod(0o755)
     return path
+
+
+def end_zygotes(directory: Path) -> None:
+    """End the zygotes that listen in `directory`; their shims are not touched."""
+    for path in directory.iterdir() if directory.is_dir() else ():
+        try:
+            connection = sock.connect(str(path))
+        except OSError:
+            continue
+        try:
+            pid = sock.peer(connection)[0]
+            if "zygote" in procfs.read(f"/proc/{pid}/cmdline"):
+                os.kill(pid, signal.SIGTERM)
+        except (ProcessLookupError, FileNotFoundError):
+            pass
+        finally:
+            connection.close()
+        path.unlink(missing_ok=True)
 
 
 def interpreter() -> str:

@@ -38,9 +38,13 @@ _session = tempfile.mkdtemp(prefix="pyrunc-", dir="/tmp")
 def pytest_configure(config: pytest.Config) -> None:
     line = "stock(fails=, varies=, skip=reason, since=, before=version): how the stock shim fares"
     config.addinivalue_line("markers", line)
+    line = "launchers: tried with every way of ours to be started: with and without the zygote"
+    config.addinivalue_line("markers", line)
+    os.environ.setdefault("PYRUNC_ZYGOTE", f"{_session}/zygotes")
 
 
 def pytest_unconfigure() -> None:
+    launcher.end_zygotes(Path(_session) / "zygotes")
     shutil.rmtree(_session, ignore_errors=True)
     leaks.remove_cgroup_parents()
 
@@ -48,7 +52,7 @@ def pytest_unconfigure() -> None:
 @functools.cache
 def binaries() -> list[Binary]:
     """Every shim binary to be tried; ours is first."""
-    found = [Binary("pyrunc", str(launcher.write(Path(_session) / "bin")))]
+    found = [launchers()[0]]
     for suite in generations.SUITES:
         try:
             generation = generations.get(suite)
@@ -64,6 +68,16 @@ def binaries() -> list[Binary]:
     return found
 
 
+@functools.cache
+def launchers() -> list[Binary]:
+    """The ways to start our shim; the first is the one that most tests use."""
+    path = str(launcher.write(Path(_session) / "bin"))
+    return [
+        Binary("pyrunc", path),
+        Binary("pyrunc-direct", path, environ={"PYRUNC_ZYGOTE": "off"}),
+    ]
+
+
 def installed_version(path: str) -> tuple[int, ...]:
     """The version that an installed stock shim tells."""
     done = subprocess.run([path, "-v"], capture_output=True, text=True, check=False)
@@ -75,7 +89,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "binary" not in metafunc.fixturenames:
         return
     parameters = []
-    for binary in binaries():
+    others = launchers()[1:] if metafunc.definition.get_closest_marker("launchers") else []
+    for binary in binaries() + others:
         marks: list[Any] = []
         for mark in metafunc.definition.iter_markers("stock"):
             if binary.stock and _applies(mark, binary.version):

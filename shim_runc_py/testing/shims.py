@@ -47,10 +47,18 @@ _RESPONSES: dict[str, tuple[type[Message], type[Message]]] = {
 class Binary:
     """A shim binary: `name` for test ids; `version` of a stock one's containerd, else ()."""
 
-    def __init__(self, name: str, path: str, version: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str,
+        version: tuple[int, ...] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environ` is added to the environment that the binary is executed with."""
         self.name = name
         self.path = path
         self.version = version
+        self.environ = dict(environ or {})
 
     @property
     def stock(self) -> bool:
@@ -159,6 +167,7 @@ class Shim:
             **os.environ,
             "TTRPC_ADDRESS": ttrpc_address,
             "GOMAXPROCS": "2",
+            **binary.environ,
             **(environ or {}),
         }
         self._bundles = [bundle]

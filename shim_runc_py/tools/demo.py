@@ -92,7 +92,9 @@ def run(runtime: str) -> int:
         return 1
     place = Path(tempfile.mkdtemp(prefix="pyrunc-demo-", dir="/tmp"))
     daemon = Daemon(
-        place, shim_directories=[str(launcher.write(place / "bin").parent)], debug=False
+        place,
+        shim_directories=[str(launcher.write(place / "bin").parent)],
+        environ={"PYRUNC_ZYGOTE": str(place / "zygotes")},
     )
     before = leaks.Before(str(place))
     try:
@@ -110,6 +112,7 @@ def run(runtime: str) -> int:
     finally:
         daemon.clean_up()
         daemon.stop()
+        launcher.end_zygotes(place / "zygotes")
         left = before.left()
         shutil.rmtree(place, ignore_errors=True)
     if left:

@@ -16,8 +16,13 @@ from shim_runc_py.testing import launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# With a zygote there is nothing else.
+OURS_AT_ALL = {"shim_runc_py", "shim_runc_py.entry"}
+SYSTEM_AT_ALL = {"_socket"}
+
 OURS_AT_START = {
-    "shim_runc_py", "shim_runc_py.entry", "shim_runc_py.shim", "shim_runc_py.shim.flags",
+    "shim_runc_py", "shim_runc_py.entry", "shim_runc_py.shim", "shim_runc_py.shim.roles",
+    "shim_runc_py.shim.flags",
     "shim_runc_py.shim.start", "shim_runc_py.shim.address", "shim_runc_py.shim.bootstrap",
     "shim_runc_py.shim.wire", "shim_runc_py.linux", "shim_runc_py.linux.sock",
 }  # fmt: skip
@@ -27,9 +32,10 @@ SYSTEM_AT_START = {
 }  # fmt: skip
 
 OURS_AT_DELETE = {
-    "shim_runc_py", "shim_runc_py.entry", "shim_runc_py.shim", "shim_runc_py.shim.flags",
-    "shim_runc_py.shim.delete", "shim_runc_py.shim.wire", "shim_runc_py.runc",
-    "shim_runc_py.runc.argv", "shim_runc_py.linux", "shim_runc_py.linux.procfs",
+    "shim_runc_py", "shim_runc_py.entry", "shim_runc_py.shim", "shim_runc_py.shim.roles",
+    "shim_runc_py.shim.flags", "shim_runc_py.shim.delete", "shim_runc_py.shim.wire",
+    "shim_runc_py.runc", "shim_runc_py.runc.argv",
+    "shim_runc_py.linux", "shim_runc_py.linux.procfs",
 }  # fmt: skip
 SYSTEM_AT_DELETE = {
     "os", "os.path", "posixpath", "genericpath", "stat", "_stat", "_collections_abc", "__future__",
@@ -56,21 +62,36 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+HANDED_OVER = """
+import posix, sys
+from shim_runc_py import entry
+entry.read_input = lambda: b""
+def connect(place, given):
+    entry.name({launcher!r})
+    import _socket
+    return 0, b"", b""
+entry.ask = connect
+posix._exit = lambda status: None
+sys.argv = ["shim", "start"]
+entry.main()
+"""
 START = """
 import os
 from shim_runc_py import entry
-from shim_runc_py.shim import start
+from shim_runc_py.shim import roles, start
 start._listen = lambda directory, path: None
 start._write_address = lambda bundle, path: None
-start._read_all = lambda fd: b""
 os.chdir({bundle!r})
-assert entry.run(["shim", "-namespace", "n", "-id", "x", "-address", "a", "start"])[0] == 0
+words = ["shim", "-namespace", "n", "-id", "x", "-address", "a", "start"]
+assert roles.main(words, b"")[0] == 0
 """
 DELETE = """
 import os
 from shim_runc_py import entry
+from shim_runc_py.shim import roles
 os.chdir({bundle!r})
-assert entry.run(["shim", "-namespace", "n", "-id", "x", "-address", "a", "delete"])[0] == 0
+words = ["shim", "-namespace", "n", "-id", "x", "-address", "a", "delete"]
+assert roles.main(words, b"")[0] == 0
 """
 
 
@@ -80,6 +101,11 @@ def bundle(tmp_path):
     path.mkdir()
     (path / "config.json").write_text('{"annotations": {"io.kubernetes.cri.sandbox-id": "p"}}')
     return str(path)
+
+
+def test_a_launcher_that_has_a_zygote_imports_one_module():
+    found = loaded(HANDED_OVER.format(launcher=__file__))
+    assert found <= OURS_AT_ALL | SYSTEM_AT_ALL
 
 
 def test_start_imports_almost_nothing(bundle):

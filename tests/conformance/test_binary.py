@@ -21,6 +21,8 @@ from shim_runc_py.linux import sock
 from shim_runc_py.testing import leaks
 from shim_runc_py.testing.shims import parse_answer, refused
 
+pytestmark = pytest.mark.launchers
+
 
 def ours_only(reason):
     return pytest.mark.stock(skip=reason)
