@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 VENV := .venv
 
-.PHONY: help prepare run test quick lint protos clean
+.PHONY: help prepare run test quick bench bench-quick bench-prepare lint protos clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,6 +21,17 @@ test: prepare  ## the whole test suite, also against the real containerd and run
 
 quick: prepare  ## the tests that need no container
 	$(VENV)/bin/python -m pytest tests/unit tests/wire tests/property tests/architecture
+
+bench: bench-prepare  ## every benchmark against the stock shim, and docs/performance.md (half an hour)
+	@$(SUDO) $(VENV)/bin/python -m benchmarks
+	@$(VENV)/bin/python -m benchmarks report
+
+bench-quick: bench-prepare  ## the same with fewer of everything, and without the page (< 5 minutes)
+	@$(SUDO) $(VENV)/bin/python -m benchmarks --quick
+
+bench-prepare: prepare
+	@$(VENV)/bin/python -c 'import grpc, matplotlib, rich' 2>/dev/null || \
+		$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group bench
 
 lint: prepare  ## format and check
 	$(VENV)/bin/ruff check --fix .

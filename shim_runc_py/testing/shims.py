@@ -6,6 +6,7 @@ import json
 import os
 import select
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,12 +75,13 @@ class Binary:
 
 
 class Result:
-    """What a short-lived command of the binary did."""
+    """What a short-lived command of the binary did, and how long that took."""
 
-    def __init__(self, status: int, stdout: bytes, stderr: bytes) -> None:
+    def __init__(self, status: int, stdout: bytes, stderr: bytes, seconds: float = 0.0) -> None:
         self.status = status
         self.stdout = stdout
         self.stderr = stderr
+        self.seconds = seconds
 
 
 class Task:
@@ -177,6 +179,7 @@ class Shim:
         self._clients: list[BlockingClient] = []
         result = self.run_start(bundle, stdin, debug)
         assert result.status == 0, (result.status, result.stdout)
+        self.start_seconds = result.seconds
         self.address = parse_answer(result.stdout)
         self.path = self.address.removeprefix("unix://")
         self.task = self.connect()
@@ -193,6 +196,7 @@ class Shim:
 
     def run_start(self, bundle: Bundle, stdin: bytes | None = None, debug: bool = False) -> Result:
         """`start`, with one pipe for both output streams, read to its end."""
+        began = time.monotonic()
         done = subprocess.run(
             self.argv(bundle, "start", debug),
             cwd=bundle,
@@ -206,7 +210,7 @@ class Shim:
             timeout=BOUND,
             check=False,
         )
-        return Result(done.returncode, done.stdout, b"")
+        return Result(done.returncode, done.stdout, b"", time.monotonic() - began)
 
     def join(self, bundle: Bundle) -> str:
         """`start` for a further container; returns the address."""
@@ -217,6 +221,7 @@ class Shim:
 
     def run_delete(self, bundle: Bundle, debug: bool = False) -> Result:
         """`delete` for one of the containers."""
+        began = time.monotonic()
         done = subprocess.run(
             self.argv(bundle, "delete", debug),
             cwd=bundle,
@@ -227,7 +232,7 @@ class Shim:
             timeout=BOUND,
             check=False,
         )
-        return Result(done.returncode, done.stdout, done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
     def connect(self) -> Task:
         """A further connection, closed with the shim."""
