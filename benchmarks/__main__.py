@@ -45,6 +45,7 @@ def main() -> int:
         return 1
     if not os.environ.get(_ISOLATED):
         os.environ[_ISOLATED] = "1"
+        os.environ.pop("PYRUNC_ZYGOTE", None)
         words = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
         os.execvp("unshare", ["unshare", "-m", "sh", "-c", _OWN_RUN, "benchmarks", *words])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken away

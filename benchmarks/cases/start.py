@@ -18,7 +18,7 @@ EVERY_LAUNCHER = True
 def run(stage: Stage) -> None:
     with stage.sink() as sink:
         for zygote in ("off", "on"):
-            environ = {"PYRUNC_ZYGOTE": zygote}
+            environ = {"PYRUNC_ZYGOTE": "off"} if zygote == "off" else {}
 
             def start(binary: Binary, environ: Mapping[str, str] = environ) -> Mapping[str, float]:
                 with (
