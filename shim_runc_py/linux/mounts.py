@@ -1,218 +1,268 @@
-"""Mount and unmount a bundle's rootfs, as containerd's mount lists ask for it (SEMANTICS 3.4).
+"""Mount a bundle's rootfs, as containerd's mount lists ask for it (SEMANTICS 3.4).
 
-The first half is pure: words of fstab to flags and data, and the plan for an overlay whose
-options are longer than the kernel takes. The second half makes the system calls. It is run in a
-child process (`linux.spawn`), because a mount or unmount may take as long as a slow disk wants to,
-and because the long-overlay plan changes the working directory.
+Run in a child process (`linux.spawn`), because a mount may take as long as a slow disk wants to,
+and because namespaces and the working directory change on the way. What options mean is worked out
+in `mount_options`, undoing is in `unmounts`.
 
 Kernel facts
 ------------
-* mount(2) takes at most one page of data. Lower directories may be relative to the working
-  directory, so a long list is mounted from their common parent.
-* A read-only bind takes two calls: MS_RDONLY is ignored by the first one.
+* A read-only bind takes two calls: MS_RDONLY is ignored by the first one. In a user namespace the
+  second one fails with EPERM unless it repeats the flags that the source is locked with.
 * A mount lands on top of whatever is mounted at the place already, also when the place is given
-  as /proc/self/fd/N of a directory below. Places are opened with O_NOFOLLOW first, so a symlink
-  put at `rootfs` leads nowhere (SECURITY 13, 15).
-* umount2 without MNT_DETACH fails with EBUSY while anything uses the mount; users may be on their
-  way out, so it is tried for 2.5 s.
+  as /proc/self/fd/N of a directory below. Places are opened without following any symlink, so a
+  link put at `rootfs` or into an image leads nowhere (SECURITY 13, 15).
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import time
+import stat
 
 from shim_runc_py.errors import words
-from shim_runc_py.linux import libc, procfs
+from shim_runc_py.linux import libc, spawn, unmounts, wait
+from shim_runc_py.linux import mount_options as o
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-RDONLY, NOSUID, NODEV, NOEXEC, SYNCHRONOUS, REMOUNT, MANDLOCK, DIRSYNC = (1 << n for n in range(8))
-NOATIME, NODIRATIME, BIND, REC = 1 << 10, 1 << 11, 1 << 12, 1 << 14
-RELATIME, STRICTATIME = 1 << 21, 1 << 24
-UMOUNT_NOFOLLOW = 8
+    from shim_runc_py.linux.mount_options import Entry
 
-# word: (clears, flag)
-_FLAGS = {
-    "async": (True, SYNCHRONOUS), "sync": (False, SYNCHRONOUS),
-    "atime": (True, NOATIME), "noatime": (False, NOATIME),
-    "bind": (False, BIND), "rbind": (False, BIND | REC),
-    "dev": (True, NODEV), "nodev": (False, NODEV),
-    "diratime": (True, NODIRATIME), "nodiratime": (False, NODIRATIME),
-    "dirsync": (False, DIRSYNC),
-    "exec": (True, NOEXEC), "noexec": (False, NOEXEC),
-    "mand": (False, MANDLOCK), "nomand": (True, MANDLOCK),
-    "relatime": (False, RELATIME), "norelatime": (True, RELATIME),
-    "strictatime": (False, STRICTATIME), "nostrictatime": (True, STRICTATIME),
-    "suid": (True, NOSUID), "nosuid": (False, NOSUID),
-    "remount": (False, REMOUNT),
-    "ro": (False, RDONLY), "rw": (True, RDONLY),
-}  # fmt: skip
+HELPER_BOUND = 30.0  # seconds for a program that mounts
+_DETACH = 2
+# What a bind may be locked with, and their names in statvfs(3): the bits are the same.
+_LOCKABLE = o.RDONLY | o.NOSUID | o.NODEV | o.NOEXEC | o.NOATIME | o.NODIRATIME
+_ST_RELATIME = 4096
 
 
-class Entry:
-    """One mount of a Create request: `target` is a directory below the rootfs, usually ""."""
-
-    __slots__ = ("kind", "options", "source", "target")
-
-    def __init__(self, kind: str, source: str, target: str, options: Sequence[str]) -> None:
-        self.kind = kind
-        self.source = source
-        self.target = target
-        self.options = tuple(options)
-
-
-def parse_options(options: Sequence[str]) -> tuple[int, str]:
-    """(flags, data) for mount(2); unknown words are the file system's own and go into data.
-
-    Raises ValueError for options that only containerd's mount manager may consume.
-    """
-    flags = 0
-    data = []
-    for option in options:
-        if option.startswith("X-containerd."):
-            raise ValueError(
-                f'internal mount option "{option}" was not consumed by the mount manager'
-            )
-        clears, flag = _FLAGS.get(option, (False, 0))
-        if not flag:
-            data.append(option)
-        elif clears:
-            flags &= ~flag
-        else:
-            flags |= flag
-    return flags, ",".join(data)
-
-
-def shorten_overlay(options: Sequence[str], limit: int) -> tuple[str, list[str]]:
-    """(directory to mount from, options) for an overlay; ("", unchanged) when it fits or cannot.
-
-    `limit` is the room in bytes. The lower directories get relative names and move to the end.
-    """
-    unchanged = "", list(options)
-    if sum(len(option) for option in options) < limit:
-        return unchanged
-    lowers: list[str] = []
-    others = []
-    for option in options:
-        if option.startswith("lowerdir="):
-            lowers = option.removeprefix("lowerdir=").split(":")
-        else:
-            others.append(option)
-    if len(lowers) < 2:
-        return unchanged
-    try:
-        common = os.path.commonpath(lowers)
-    except ValueError:  # some relative, some absolute
-        return unchanged
-    if common in lowers:
-        common = os.path.dirname(common)
-    if common in ("", "/", "."):
-        return unchanged
-    names = [lower[len(common) + 1 :] for lower in lowers]
-    if not all(names):
-        return unchanged
-    return common, [*others, "lowerdir=" + ":".join(names)]
-
-
-def mount_all(entries: Sequence[Entry], rootfs: str) -> None:
+def mount_all(entries: Sequence[Entry], rootfs: str, environ: Mapping[str, str]) -> None:
     """Mount `entries` in order onto `rootfs`. On failure nothing of it stays mounted.
 
-    Changes the working directory of the process. Raises OSError and ValueError.
+    `environ` is for programs that mount. Raises OSError and ValueError.
     """
-    mounted = False
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
     try:
         for entry in entries:
-            mount(entry, rootfs)
-            mounted = True
+            mount(entry, rootfs, environ)
     except BaseException:
-        if mounted:
-            unmount_below(rootfs)
+        try:
+            unmounts.unmount_below(rootfs)
+        except OSError:
+            pass  # the first trouble is the one to tell; the caller undoes it once more
         raise
+    finally:
+        os.fchdir(here)  # also where a long overlay was mounted from
+        os.close(here)
 
 
-def mount(entry: Entry, rootfs: str) -> None:
+def mount(entry: Entry, rootfs: str, environ: Mapping[str, str]) -> None:
     """Mount one entry. Raises OSError with the stock shim's description of the mount."""
-    options = list(entry.options)
+    with _Place(rootfs, entry.target):
+        pass  # a place that cannot be has an error of its own
+    found = o.helper(entry)
+    if found is not None:
+        with _Place(rootfs, entry.target) as place:
+            argv = o.helper_argv(entry, *found, os.readlink(place.path))
+        _run_helper(argv, environ)
+        return
+    id_maps = o.Options(entry.options).id_maps
+    namespace = -1
+    if id_maps is not None:
+        from shim_runc_py.linux import idmap
+
+        namespace = idmap.user_namespace(*id_maps)
+    try:
+        if id_maps is None:
+            _mount_plain(entry, rootfs)
+        elif entry.kind == "overlay":
+            _mount_mapped_overlay(entry, rootfs, namespace)
+        else:
+            _mount_plain(entry, rootfs)
+            _map_in_place(rootfs, entry.target, namespace)
+    finally:
+        if namespace >= 0:
+            os.close(namespace)
+
+
+def _mount_plain(entry: Entry, rootfs: str) -> None:
+    given = list(entry.options)
     if entry.kind == "overlay":
-        directory, options = shorten_overlay(options, os.sysconf("SC_PAGESIZE") - 512)
+        directory, given = o.shorten_overlay(given, _page() - 512)
         if directory:
             os.chdir(directory)
-    flags, data = parse_options(options)
-    if len(data) >= os.sysconf("SC_PAGESIZE"):
+    _mount(entry, rootfs, o.Options(given))
+
+
+def _mount(entry: Entry, rootfs: str, options: o.Options) -> None:
+    """The calls of mount(2) for one entry, with a loop device in between if it is wanted."""
+    flags, data = options.flags, options.data
+    if len(data) >= _page():
         raise ValueError("mount options is too long")
+    source, device = entry.source, -1
     try:
-        if not flags & REMOUNT or data:
-            with _Target(rootfs, entry.target) as place:
-                libc.mount(entry.source, place, entry.kind, flags, data)
-        if flags & (BIND | RDONLY) == BIND | RDONLY:
-            with _Target(rootfs, entry.target) as place:
-                libc.mount(entry.source, place, entry.kind, flags | REMOUNT, data)
+        if options.loop and not flags & o.REMOUNT:
+            from shim_runc_py.linux import loopdev
+
+            read_only = bool(flags & o.RDONLY)
+            device, source = loopdev.attach(
+                source, read_only=read_only, direct_io=options.direct_io
+            )
+        if not flags & o.REMOUNT or data:
+            with _Place(rootfs, entry.target) as place:
+                libc.mount(source, place.path, entry.kind, flags, data)
+        if flags & (o.BIND | o.RDONLY) == o.BIND | o.RDONLY:
+            with _Place(rootfs, entry.target) as place:
+                _remount_read_only(place.path, flags)
     except OSError as error:
         raise OSError(
             error.errno,
             f'mount source: "{entry.source}", target: "{rootfs}", fstype: {entry.kind}, '
             f'flags: {flags}, data: "{data}", err: {words(error)}',
         ) from None
+    finally:
+        if device >= 0:
+            os.close(device)
 
 
-class _Target:
-    """The place to mount on as a path that cannot be led elsewhere."""
+def _remount_read_only(place: str, flags: int) -> None:
+    flags |= o.REMOUNT
+    try:
+        libc.mount("", place, "", flags, "")
+    except PermissionError:
+        locked = os.statvfs(place).f_flag
+        flags |= locked & _LOCKABLE
+        if locked & _ST_RELATIME:
+            flags |= o.RELATIME
+        libc.mount("", place, "", flags, "")
+
+
+def _map_in_place(rootfs: str, target: str, namespace: int) -> None:
+    """Replace what is mounted at the place by an idmapped copy of it."""
+    from shim_runc_py.linux import idmap
+
+    with _Place(rootfs, target) as place:
+        tree = idmap.copy(place.path, namespace)
+    try:
+        with _Place(rootfs, target) as place:
+            # Our own of a moment ago; detached, since rbind may have brought mounts below it.
+            libc.umount2(place.path, _DETACH)
+        with _Place(rootfs, target) as place:
+            libc.move_mount(tree, place.fd)
+    finally:
+        os.close(tree)
+
+
+def _mount_mapped_overlay(entry: Entry, rootfs: str, namespace: int) -> None:
+    """An overlay whose lower layers are idmapped; its upper one belongs to the right ids already.
+
+    The layers' common directory appears, idmapped, at the place itself, in a namespace that nobody
+    else sees; the overlay is mounted over it with names relative to it.
+    """
+    from shim_runc_py.linux import idmap
+
+    lowers, others = o.split_lowers(entry.options)
+    if not lowers:
+        raise ValueError("idmapped overlay has no lower directory")
+    found = o.relative_lowers(lowers)
+    if found is None:
+        raise ValueError(f"no common directory of {':'.join(lowers)} to be idmapped")
+    common, names = found
+    options = o.Options([*others, "lowerdir=" + ":".join(names)])
+
+    def make() -> int:
+        tree = idmap.copy(common, namespace, read_only=True)
+        try:
+            with _Place(rootfs, entry.target) as place:
+                libc.move_mount(tree, place.fd)
+        finally:
+            os.close(tree)
+        with _Place(rootfs, entry.target) as place:
+            os.fchdir(place.fd)
+        _mount(entry, rootfs, options)
+        with _Place(rootfs, entry.target) as place:
+            return libc.open_tree(place.fd)
+
+    made = idmap.in_private_namespace(make)
+    try:
+        with _Place(rootfs, entry.target) as place:
+            libc.move_mount(made, place.fd)
+    finally:
+        os.close(made)
+
+
+def _run_helper(argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    """mount.fuse(8) and the like; the program goes on serving in a process of its own."""
+
+    def failed(said: str, why: str) -> OSError:
+        line = " ".join(argv[1:])
+        return OSError(errno.EIO, f'mount helper [{argv[0]} [{line}]] failed: "{said}": {why}')
+
+    executable = spawn.find(argv[0], environ.get("PATH", ""))
+    if executable is None:
+        raise failed("", f'exec: "{argv[0]}": executable file not found in $PATH')
+    output = os.memfd_create("helper-output", os.MFD_CLOEXEC)
+    try:
+        child = spawn.spawn(argv, executable, environ, spawn.Streams(-1, output, output))
+        try:
+            status = wait.within(child.pid, HELPER_BOUND)
+            if status is None:
+                os.killpg(child.pid, 9)
+                raise failed("", f"no end within {HELPER_BOUND:g} s")
+            trouble = child.failure()
+            if trouble is not None:
+                raise failed("", trouble.words)
+            if status:
+                said = os.pread(output, 65536, 0).decode("utf-8", "replace")
+                raise failed(said, f"exit status {status}")
+        finally:
+            child.close()
+    finally:
+        os.close(output)
+
+
+def _page() -> int:
+    return os.sysconf("SC_PAGESIZE")
+
+
+class _Place:
+    """The place to mount on, as a descriptor and as a path that cannot be led elsewhere."""
 
     def __init__(self, rootfs: str, inside: str) -> None:
-        self._path = rootfs
+        self._rootfs = rootfs
         self._inside = inside
-        self._fd = -1
+        self.fd = -1
 
-    def __enter__(self) -> str:
+    @property
+    def path(self) -> str:
+        return f"/proc/self/fd/{self.fd}"
+
+    def __enter__(self) -> _Place:
         names = [name for name in self._inside.split("/") if name not in ("", ".")]
-        if ".." in names:
-            raise ValueError(f'mount target "{self._inside}" leaves the rootfs')
-        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(self._path, flags)
-        for name in names:
-            above = self._fd
-            try:
-                self._fd = os.open(name, flags, dir_fd=above)
-            finally:
-                os.close(above)
-        return f"/proc/self/fd/{self._fd}"
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            if ".." in names:
+                raise OSError(errno.EINVAL, "it leaves the rootfs")
+            self.fd = os.open(self._rootfs, flags | os.O_DIRECTORY)
+            for name in names:
+                above = self.fd
+                self.fd = -1
+                try:
+                    self.fd = os.open(name, flags, dir_fd=above)
+                finally:
+                    os.close(above)
+                # The next step would refuse it, but the last name may be a file, too.
+                if stat.S_ISLNK(os.fstat(self.fd).st_mode):
+                    raise OSError(errno.ELOOP, "it has a symlink on the way")
+        except OSError as error:
+            self.__exit__()
+            text = f"open {self._rootfs}"
+            if names:
+                text = f'failed to join path "{self._inside}" with root "{self._rootfs}"'
+            raise OSError(error.errno, f"{text}: {words(error)}") from None
+        return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-
-def unmount_below(rootfs: str) -> None:
-    """Unmount everything at and below `rootfs`, deepest first; a missing path is success.
-
-    Only the failure of `rootfs` itself is raised (OSError), after 2.5 s of EBUSY.
-    """
-    parent = procfs.canonical(os.path.dirname(rootfs))
-    if parent is None:
-        return
-    top = os.path.join(parent, os.path.basename(rootfs))
-    points = sorted(procfs.own_mount_points(top), key=len, reverse=True)
-    for point in points:
-        try:
-            unmount(point)
-        except OSError:
-            if point == top:
-                raise
-
-
-def unmount(point: str, tries: int = 50, pause: float = 0.05) -> None:
-    """umount(2), trying again while it is busy; nothing mounted there (any more) is success."""
-    for left in range(tries, 0, -1):
-        try:
-            libc.umount2(point, UMOUNT_NOFOLLOW)
-        except OSError as error:
-            if error.errno in (22, 2):  # EINVAL: no mount point; ENOENT: gone
-                return
-            if error.errno != 16 or left == 1:  # EBUSY
-                text = f"failed to unmount target {point}: {words(error)}"
-                raise OSError(error.errno, text) from None
-            time.sleep(pause)
-        else:
-            return
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -93,7 +93,7 @@ class Container:
         self.pausing = False
         self._cgroup: cgroup.Cgroup | None = None
         self._oom = oom.Watch()
-        self._rootfs = Rootfs(host.loop, host.reaper, request.bundle, request.rootfs)
+        self._rootfs = Rootfs(host.loop, host.reaper, request.bundle, request.rootfs, host.environ)
 
     # create and start
 

@@ -1,0 +1,1 @@
+"""linux.mounts and linux.unmounts on a real kernel, in mount namespaces of their own."""
