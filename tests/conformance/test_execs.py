@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.any_pb2 import Any
 
 from shim_runc_py.api.runc_options_pb2 import ProcessDetails
+from shim_runc_py.testing.sequence import complaints
 from shim_runc_py.testing.shims import refused
 
 CREATED, RUNNING, STOPPED = 1, 2, 3
@@ -218,3 +219,16 @@ def test_many_execs_at_once_all_get_their_exit(running, sink):
         sink.wait_for("/tasks/exit", id=f"e{number}", exit_status=number)
     topics = sink.topics()
     assert topics.count("/tasks/exit") == topics.count("/tasks/exec-started") == 30
+
+
+def test_many_execs_in_a_row_all_get_their_own_status(running, sink):
+    """Also run by `test_order` where pids go round while it lasts."""
+    shim, id = running
+    for number in range(25):
+        name = f"e{number}"
+        shim.task.exec(id, name, sh(f"(true &); exit {number}"))
+        pid = shim.task.start(id, name).pid
+        assert shim.task.wait(id, name).exit_status == number
+        sink.wait_for("/tasks/exit", id=name, pid=pid, exit_status=number)
+        shim.task.delete(id, name)
+    assert complaints(sink.events()) == []
