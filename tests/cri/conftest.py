@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shim_runc_py.testing import cri_daemon, generations, plugin
+from shim_runc_py.testing import cri_daemon, generations, leaks, plugin
 from shim_runc_py.testing.cri_daemon import CRIDaemon
 
 pytest.importorskip("grpc", reason="the extra `cri` is not installed")
@@ -23,6 +24,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("soak"):
             item.add_marker(pytest.mark.skip(reason="long; run it with PYRUNC_SOAK=1"))
+
+
+@pytest.fixture(autouse=True)
+def grpc_has_settled(nothing_is_left):
+    """gRPC closes the sockets of a closed channel in a thread of its own, a moment later."""
+    before = leaks.descriptors()
+    yield
+    deadline = time.monotonic() + 2
+    while set(leaks.descriptors()) - set(before) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def make_daemon(name: str, suite: str, **settings) -> CRIDaemon:
