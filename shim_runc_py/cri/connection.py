@@ -37,12 +37,13 @@ class Connection:
         self,
         endpoint: str = endpoints.DEFAULT,
         *,
-        connect_timeout: float = CONNECT_TIMEOUT,
+        connect_timeout: float | None = None,
         call_timeout: float = CALL_TIMEOUT,
         version: str | None = None,
         meter: Meter | None = None,
     ) -> None:
-        """Dial and find the version, unless `version` says it; timeouts in seconds.
+        """Dial and find the version, unless `version` says it; timeouts in seconds, for connecting
+        CONNECT_TIMEOUT if it is None.
 
         Raises ValueError for an endpoint that is none, Unreachable when nobody who speaks gRPC
         answers in time, NotServed when the daemon has no CRI, CRIError for other answers.
@@ -65,7 +66,7 @@ class Connection:
             ],
         )
         try:
-            self._dial(path, connect_timeout)
+            self._dial(path, CONNECT_TIMEOUT if connect_timeout is None else connect_timeout)
             self.version = version or self._find_version()
         except BaseException:
             self.close()

@@ -60,12 +60,16 @@ class CRIDaemon(Daemon):
         default_handler: str = "runc",
         options: Mapping[str, Value] | None = None,
         snapshotter: str = "overlayfs",
+        more_handlers: Mapping[str, str] | None = None,
     ) -> None:
-        """`shim` is our launcher, `options` are those of the handler pyrunc. Raises Unavailable."""
+        """`shim` is our launcher, `options` are those of the handler pyrunc, `more_handlers` map
+        names to runtime types. Raises Unavailable.
+        """
         self.generation = generation
         self.default_handler = default_handler
         self._snapshotter = snapshotter
         self._plugins = cni.get()
+        self._handlers = {**HANDLERS, **(more_handlers or {})}
         programs = directory / "bin"
         programs.mkdir(parents=True)
         (programs / shim.name).symlink_to(shim)
@@ -129,22 +133,26 @@ state = "{self.directory}/state"
 """
         else:
             text += f'  sandbox_image = "{PAUSE}"\n  stats_collect_period = 1\n'
+        # Since 2.1 there may be several; one is deprecated.
+        several = self.generation.major >= (2, 1)
+        plugins = f'bin_dirs = ["{self._plugins}"]' if several else f'bin_dir = "{self._plugins}"'
         # This machine's root may not be allowed to lower an oom score.
         text += f"""  restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
 [{runtime}.cni]
-  bin_dir = "{self._plugins}"
+  {plugins}
   conf_dir = "{self.directory}/cni"
 [{runtime}.containerd]
   default_runtime_name = "{self.default_handler}"
 """
         if not new:
             text += f'  snapshotter = "{self._snapshotter}"\n'
-        for handler, runtime_type in HANDLERS.items():
+        for handler, runtime_type in self._handlers.items():
             table = f"{runtime}.containerd.runtimes.{handler}"
             text += f'[{table}]\n  runtime_type = "{runtime_type}"\n'
             text += '  pod_annotations = ["pyrunc.test/*"]\n'
-            text += f"[{table}.options]\n" + "".join(_lines(self._options[handler]))
+            if handler in self._options:
+                text += f"[{table}.options]\n" + "".join(_lines(self._options[handler]))
         return text
 
     def start(self) -> None:

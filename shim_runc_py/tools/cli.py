@@ -26,6 +26,20 @@ def parser() -> argparse.ArgumentParser:
         default="io.containerd.pyrunc.v2",
         help="the runtime to show (default: %(default)s)",
     )
+    verify = commands.add_parser(
+        "verify",
+        help="run a pod through CRI on this node and check every step",
+        description="Run one pod on this node as a kubelet would (sandbox, create, start, logs, "
+        "exec, stats, stop, remove) with an image that is made here, and remove everything again.",
+    )
+    verify.add_argument("--handler", default="pyrunc", help="of the RuntimeClass (%(default)s)")
+    verify.add_argument(
+        "--endpoint",
+        default="unix:///run/containerd/containerd.sock",
+        help="where containerd serves CRI (%(default)s)",
+    )
+    verify.add_argument("--image", default="", help="an image of this node that has a shell")
+    verify.add_argument("-o", "--output", choices=["text", "json"], default="text")
     return top
 
 
@@ -36,6 +50,14 @@ def main(argv: list[str] | None = None) -> int:
         from shim_runc_py.tools import demo
 
         return demo.run(options.runtime)
+    if options.command == "verify":
+        try:
+            from shim_runc_py.tools import verify
+        except ModuleNotFoundError as error:
+            wanted = "pip install 'containerd-shim-pyrunc-v2[cri]'"
+            print(f"pyrunc verify: {error.name} is missing: {wanted}", file=sys.stderr)
+            return 1
+        return verify.run(options.handler, options.endpoint, options.image, options.output)
     raise AssertionError(options.command)
 
 
