@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 VENV := .venv
 
-.PHONY: help prepare run test quick bench bench-quick bench-prepare lint protos clean
+.PHONY: help prepare run test test-vm quick bench bench-quick bench-prepare lint protos clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -18,6 +18,9 @@ run: prepare  ## run a container through the shim under a private containerd, an
 test: prepare  ## the whole test suite, also against the real containerd and runc
 	@$(SUDO) $(VENV)/bin/python scripts/unit-everywhere $(VENV)
 	$(SUDO) $(VENV)/bin/python -m pytest
+
+test-vm: prepare  ## Stats, OOM, Update, Pause and Kill on cgroup v2, with runc, crun and systemd, in a VM
+	$(SUDO) $(VENV)/bin/python -m tests.vm.suite
 
 quick: prepare  ## the tests that need no container
 	$(VENV)/bin/python -m pytest tests/unit tests/wire tests/property tests/architecture

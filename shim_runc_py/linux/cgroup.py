@@ -12,6 +12,7 @@ Kernel facts
 from __future__ import annotations
 
 import os
+import time
 
 from shim_runc_py.linux import procfs
 from shim_runc_py.linux.files import read_bytes
@@ -106,9 +107,22 @@ def join(pid: int, path: str) -> None:
     for target in targets:
         fd = os.open(f"{target}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            os.write(fd, str(pid).encode())
+            _write_pid(fd, pid)
         finally:
             os.close(fd)
+
+
+def _write_pid(fd: int, pid: int) -> None:
+    """EINVAL is what the kernel says of a process that is still being made (SEMANTICS 13, R112)."""
+    for _ in range(4):
+        try:
+            os.write(fd, str(pid).encode())
+            return
+        except OSError as error:
+            if error.errno != 22:
+                raise
+        time.sleep(0.03)
+    os.write(fd, str(pid).encode())
 
 
 def v1_mounts(mountinfo: str) -> dict[str, tuple[str, str]]:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 TICK = 10_000_000  # nanoseconds
 
 BLKIO_FILES = (
+    "io_serviced_recursive",  # there if and only if the family is
     "io_service_bytes_recursive",
-    "io_serviced_recursive",
     "io_queued_recursive",
     "io_service_time_recursive",
     "io_wait_time_recursive",
@@ -112,9 +112,10 @@ Entry = tuple[str, str, int, int, int]  # operation, device, major, minor, value
 def blkio(directory: str, devices: dict[tuple[int, int], str]) -> dict[str, list[Entry]]:
     """Entries by file name; the throttle family under the names of the recursive one."""
     found: dict[str, list[Entry]] = {}
-    if read_bytes(f"{directory}/blkio.io_serviced_recursive") is not None:
+    first = read_bytes(f"{directory}/blkio.{BLKIO_FILES[0]}")
+    if first is not None:
         for name in BLKIO_FILES:
-            text = read_bytes(f"{directory}/blkio.{name}")
+            text = first if name == BLKIO_FILES[0] else read_bytes(f"{directory}/blkio.{name}")
             if text is not None:
                 found[name] = parse_blkio(text, devices)
     if not any(found.values()):
@@ -133,8 +134,8 @@ def parse_blkio(text: bytes, devices: dict[tuple[int, int], str]) -> list[Entry]
     entries = []
     for line in text.decode().splitlines():
         words = line.replace(":", " ").split()
-        if len(words) not in (3, 4) or not words[-1].isdigit():
-            continue
+        if len(words) not in (3, 4) or not all(words[at].isdigit() for at in (0, 1, -1)):
+            continue  # the sum of all devices, or a limit
         major, minor = int(words[0]), int(words[1])
         operation = words[2] if len(words) == 4 else ""
         if operation == "Total":

@@ -56,7 +56,8 @@ def parse_pressure(text: bytes) -> Pressure:
     """Lines of `some avg10=0.00 avg60=0.00 avg300=0.00 total=0`."""
     found: Pressure = {}
     for line in text.decode().splitlines():
-        kind, *pairs = line.split()
+        kind, _, rest = line.partition(" ")
+        pairs = rest.split()
         values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
         try:
             found[kind] = (
@@ -76,12 +77,13 @@ def io(directory: str) -> list[dict[str, int]]:
 
 
 def parse_io(text: str) -> list[dict[str, int]]:
-    """Lines of `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`."""
+    """Lines of `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0`; bare devices are left out."""
     found = []
     for line in text.splitlines():
-        device, *pairs = line.split()
-        major, colon, minor = device.partition(":")
-        if not colon or not major.isdigit() or not minor.isdigit():
+        device, _, rest = line.partition(" ")
+        pairs = rest.split()
+        major, _, minor = device.partition(":")
+        if not pairs or not major.isdigit() or not minor.isdigit():
             continue
         entry = {"major": int(major), "minor": int(minor)}
         for pair in pairs:
@@ -92,18 +94,36 @@ def parse_io(text: str) -> list[dict[str, int]]:
     return found
 
 
-def rdma(directory: str, name: str) -> list[tuple[str, int, int]]:
-    """(device, hca handles, hca objects) from rdma.current or rdma.max; 2^32 - 1 is no limit."""
+def rdma(directory: str) -> tuple[list[Rdma], list[Rdma]] | None:
+    """(current, limits) of each device; None without the controller.
+
+    A device that came or went between the two readings makes both empty.
+    """
+    current = read_bytes(f"{directory}/rdma.current")
+    limits = read_bytes(f"{directory}/rdma.max")
+    if current is None or limits is None:
+        return None
+    found = parse_rdma(current.decode()), parse_rdma(limits.decode())
+    return found if len(found[0]) == len(found[1]) else ([], [])
+
+
+Rdma = tuple[str, int, int]  # device, hca handles, hca objects
+
+
+def parse_rdma(text: str) -> list[Rdma]:
+    """Lines of `mlx4_0 hca_handle=2 hca_object=max`; 2^32 - 1 is no limit."""
     found = []
-    for line in (read_bytes(f"{directory}/{name}") or b"").decode().splitlines():
-        device, *pairs = line.split()
-        values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
-        numbers = [
-            0xFFFF_FFFF if text == "max" else int(text)
-            for text in (values.get("hca_handle", "0"), values.get("hca_object", "0"))
-        ]
-        found.append((device, numbers[0], numbers[1]))
+    for line in text.splitlines():
+        device, _, rest = line.partition(" ")
+        values = dict(pair.split("=", 1) for pair in rest.split() if "=" in pair)
+        handles, objects = (values.get(key, "") for key in ("hca_handle", "hca_object"))
+        if handles and objects:
+            found.append((device, _uint32(handles), _uint32(objects)))
     return found
+
+
+def _uint32(text: str) -> int:
+    return 0xFFFF_FFFF if text == "max" else int(text)
 
 
 def hugetlb(directory: str, sizes: Iterable[str]) -> list[tuple[str, int, int, int]]:

@@ -174,9 +174,9 @@ class Container:
         if self.init.gone is None:
             return
         found = self.cgroup()
-        self._oom = oom.watch(self.host.loop, found, lambda: self.host.publish(topics.oom(self.id)))
         if found is not None:
             cgroup.enable_controllers(found)
+        self._oom = oom.watch(self.host.loop, found, lambda: self.host.publish(topics.oom(self.id)))
         self.exits.watch(self.init)
 
     async def start_init(self, context: Context) -> None:
@@ -207,6 +207,7 @@ class Container:
 
     async def _init_gone(self, how: Exit) -> None:
         """Before the init's exit is told: end what the kernel did not end with it."""
+        await self._oom.settle(how.status == 128 + _signal.SIGKILL)
         if self.init.state == states.PAUSED:
             await self._try(argv.resume(self.id), "resuming exited container from paused state")
         if not self._private_pids:
@@ -216,8 +217,8 @@ class Container:
         bundle.write_exit(self.bundle, self.init.pid, how)
 
     def _tell_exit(self, process: Process, how: Exit) -> None:
+        self._oom.look()
         if process.is_init:
-            self._oom.look()
             self._oom.close()
         process.ended(how)
         self.host.publish(

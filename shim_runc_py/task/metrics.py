@@ -98,11 +98,11 @@ def _legacy_blkio(blkio: v1.BlkIOStat, directory: str) -> None:
 
 
 def _rdma(message: v1.RdmaStat | v2.RdmaStat, directory: str) -> None:
-    current = cgroup2.rdma(directory, "rdma.current")
-    limit = cgroup2.rdma(directory, "rdma.max")
-    if len(current) != len(limit):
+    found = cgroup2.rdma(directory)
+    if found is None:
         return
-    for field, entries in ((message.current, current), (message.limit, limit)):
+    message.SetInParent()
+    for field, entries in zip((message.current, message.limit), found, strict=True):
         for device, handles, objects in entries:
             field.add(device=device, hca_handles=handles, hca_objects=objects)
 
@@ -115,12 +115,11 @@ def unified(directory: str) -> v2.Metrics:
     metrics.pids.SetInParent()
     metrics.pids.current, metrics.pids.limit = cgroup2.pids(directory)
     metrics.cpu.SetInParent()
-    _fill(metrics.cpu, cgroup2.flat(directory, "cpu.stat"), highest=9)
+    _fill(metrics.cpu, cgroup2.flat(directory, "cpu.stat"))
     _pressure(metrics.cpu, directory, "cpu")
     memory = metrics.memory
     memory.SetInParent()
-    _fill(memory, cgroup2.flat(directory, "memory.stat"), highest=31)
-    _fill(memory, cgroup2.flat(directory, "memory.stat"), lowest=39, highest=42)
+    _fill(memory, cgroup2.flat(directory, "memory.stat"))
     (
         memory.usage,
         memory.usage_limit,
@@ -133,7 +132,7 @@ def unified(directory: str) -> v2.Metrics:
     events = cgroup2.flat(directory, "memory.events")
     if events:
         metrics.memory_events.SetInParent()
-        _fill(metrics.memory_events, events, highest=6)
+        _fill(metrics.memory_events, events)
     metrics.io.SetInParent()
     for entry in cgroup2.io(directory):
         metrics.io.usage.add(**entry)
@@ -145,18 +144,12 @@ def unified(directory: str) -> v2.Metrics:
     return metrics
 
 
-def _fill(
-    message: v2.CPUStat | v2.MemoryStat | v2.MemoryEvents,
-    values: dict[bytes, int],
-    *,
-    highest: int,
-    lowest: int = 1,
-) -> None:
-    """Set the fields that are named like the kernel's keys."""
+def _fill(message: v2.CPUStat | v2.MemoryStat | v2.MemoryEvents, values: dict[bytes, int]) -> None:
+    """Set the numbers that are named like the kernel's keys."""
     fields = message.DESCRIPTOR.fields_by_name
     for key, value in values.items():
         field = fields.get(key.decode())
-        if field is not None and lowest <= field.number <= highest:
+        if field is not None and field.message_type is None:
             setattr(message, field.name, value)
 
 

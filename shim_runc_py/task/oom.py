@@ -6,13 +6,16 @@ of "OOMKilled" (FAILURES 23).
 
 Kernel facts
 ------------
+* A kill is counted, and its watchers are told, before the victim is sent SIGKILL: once init is
+  dead, everything that there is to know is known.
 * cgroup v1: an eventfd registered in cgroup.event_control for memory.oom_control is signalled
-  before the victim is killed, and once more when the cgroup is removed. So a count of two or more
-  with no cgroup left means that there was an OOM; the stock shim drops that one.
+  for an OOM, and once more some time after the cgroup was removed. A removed cgroup has no files
+  to ask any more; but then a signal that another one follows was an OOM. The stock shim drops it.
 * cgroup v2: a change of memory.events is an exceptional condition of the open file (EPOLLPRI,
   together with EPOLLERR), until it is read again; no inotify is needed. Of its counters, `oom_kill`
-  is the one that also counts kills because of a limit further up.
-* Reading a file of a removed cgroup gives ENODEV.
+  is the one that also counts kills because of a limit further up. Reading it gives ENODEV once the
+  cgroup was removed, which systemd does as soon as a scope is empty; what it has counted remains
+  in the counters of the cgroup above, summed up with those of its siblings.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ import select
 
 from shim_runc_py import log
 from shim_runc_py.linux import cgroup1
-from shim_runc_py.linux.files import numbers_by_key
-from shim_runc_py.loop import READ
+from shim_runc_py.linux.files import numbers_by_key, read_bytes
+from shim_runc_py.loop import READ, Future
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
     from shim_runc_py.linux.cgroup import Cgroup
     from shim_runc_py.loop import Loop
+
+REMOVAL_BOUND = (
+    0.5  # seconds between a removal and its signal; a grace period of RCU, usually 20 ms
+)
 
 
 def watch(loop: Loop, cgroup: Cgroup | None, report: Callable[[], object]) -> Watch:
@@ -50,10 +57,13 @@ class Watch:
     """Sees nothing: there is no memory controller."""
 
     def look(self) -> None:
-        """Report what has not been reported yet; called before the exit of init is published."""
+        """Report what has not been reported yet; called before an exit is published."""
+
+    async def settle(self, killed: bool) -> None:
+        """The same for init, which has just ended, `killed` by SIGKILL or not; called at once."""
 
     def close(self) -> None:
-        """Give up the descriptor; more than once does no harm."""
+        """Give up the descriptors; more than once does no harm."""
 
 
 class LegacyWatch(Watch):
@@ -64,6 +74,8 @@ class LegacyWatch(Watch):
         self._directory = directory
         self._report = report
         self._reported = False
+        self._unclear: Future[None] | None = None  # a signal of an OOM, or of the removal
+        self._kills = self._read()
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             control = os.open(f"{directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
@@ -80,6 +92,10 @@ class LegacyWatch(Watch):
             raise
         loop.watch(self._fd, READ, self._signalled)
 
+    def _read(self) -> int:
+        found = cgroup1.oom_control(self._directory)
+        return found[2] if found is not None else 0
+
     def _signalled(self, _: int = 0) -> None:
         try:
             count = os.eventfd_read(self._fd)
@@ -87,10 +103,11 @@ class LegacyWatch(Watch):
             return
         if os.path.isdir(self._directory):
             self._tell()
-            return
-        if count > 1:
+        elif count > 1 or self._unclear is not None:
             self._tell()
-        self.close()
+            self.close()
+        else:
+            self._unclear = Future()
 
     def _tell(self) -> None:
         self._reported = True
@@ -100,16 +117,24 @@ class LegacyWatch(Watch):
         if self._fd < 0:
             return
         self._signalled()
-        if not self._reported:
-            found = cgroup1.oom_control(self._directory)
-            if found is not None and found[2]:
-                self._tell()
+        if not self._reported and self._read() > self._kills:
+            self._tell()
+
+    async def settle(self, killed: bool) -> None:
+        self.look()
+        if killed and self._unclear is not None:
+            try:
+                await self._loop.within(self._unclear, REMOVAL_BOUND)
+            except TimeoutError:
+                pass  # it was the removal
 
     def close(self) -> None:
         if self._fd >= 0:
             self._loop.forget(self._fd)
             os.close(self._fd)
             self._fd = -1
+        if self._unclear is not None:
+            self._unclear.settle(None)
 
 
 class UnifiedWatch(Watch):
@@ -119,8 +144,10 @@ class UnifiedWatch(Watch):
         self._loop = loop
         self._report = report
         self._fd = os.open(f"{directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
-        self._kills = 0
+        self._above = f"{os.path.dirname(directory)}/memory.events"
+        self._kills_above = _oom_kills(read_bytes(self._above))
         self._kills = self._read() or 0
+        self._removed = False
         loop.watch(self._fd, select.EPOLLPRI, self._changed)
 
     def _read(self) -> int | None:
@@ -128,13 +155,18 @@ class UnifiedWatch(Watch):
             text = os.pread(self._fd, 4096, 0)
         except OSError:
             return None
-        return numbers_by_key(text).get(b"oom_kill", 0)
+        return _oom_kills(text)
 
     def _changed(self, _: int = 0) -> None:
+        # In this order: a kill that comes in between is in the first number, or in neither.
+        above = _oom_kills(read_bytes(self._above))
         kills = self._read()
         if kills is None:
+            self._removed = True
             self.close()
-        elif kills > self._kills:
+            return
+        self._kills_above = above
+        if kills > self._kills:
             self._kills = kills
             self._report()
 
@@ -142,8 +174,17 @@ class UnifiedWatch(Watch):
         if self._fd >= 0:
             self._changed()
 
+    async def settle(self, killed: bool) -> None:
+        self.look()
+        if killed and self._removed and _oom_kills(read_bytes(self._above)) > self._kills_above:
+            self._report()
+
     def close(self) -> None:
         if self._fd >= 0:
             self._loop.forget(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+
+def _oom_kills(text: bytes | None) -> int:
+    return numbers_by_key(text or b"").get(b"oom_kill", 0)

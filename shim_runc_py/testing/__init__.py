@@ -6,6 +6,7 @@
     pipes       the client's ends of the stdio FIFOs
     engines     a fake engine that hangs, lies or dies where it is told to
     leaks       what is left behind, looked up and named
+    conditions  the engine, the cgroup driver and the patience of a session
     daemon      a private containerd with everything in a directory of its own
     plugin      all of it as pytest fixtures
 

@@ -10,13 +10,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from shim_runc_py.testing import conditions
+
 # In a checkout the fixtures lie beside the package, in a wheel inside this one.
 _PLACES = (
     Path(__file__).resolve().parent / "bundle_fixtures",
     Path(__file__).resolve().parents[2] / "bundle_fixtures",
 )
-# Cgroup names are global on a machine: each test session has its own.
-CGROUP_PREFIX = f"/pyrunc-test-{os.getpid()}"
 
 
 def fixtures() -> Path:
@@ -74,7 +74,7 @@ class Bundle:
         self.id = path.name
         self.config = copy.deepcopy(config)
         self.config["root"]["path"] = str(rootfs)
-        self.config["linux"].setdefault("cgroupsPath", f"{CGROUP_PREFIX}/{self.id}")
+        self.config["linux"].setdefault("cgroupsPath", conditions.cgroups_path(self.id))
         path.mkdir(mode=0o700, parents=True)
         (path / "rootfs").mkdir(mode=0o711)
         os.mkfifo(path / "log", 0o700)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from shim_runc_py.testing import conditions
+
 _SCRIPT = """#!/bin/sh
 # Stands in for an OCI engine; `$here/<verb>` is sourced before the real one runs.
 here={here}
@@ -25,7 +27,7 @@ exec {real} "$@"
 class FakeEngine:
     """`path` is its binary; `on` says in shell words what a verb does first."""
 
-    def __init__(self, directory: Path, real: str = "runc") -> None:
+    def __init__(self, directory: Path, real: str = conditions.ENGINE) -> None:
         found = shutil.which(real)
         if found is None:
             raise FileNotFoundError(f"{real}: not installed")

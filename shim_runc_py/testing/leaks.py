@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from shim_runc_py.linux import procfs
-from shim_runc_py.testing.bundles import CGROUP_PREFIX
+from shim_runc_py.testing.conditions import CGROUP_PREFIX, SLOW
 
 SOCKETS = Path("/run/containerd/s")
 CGROUPS = Path("/sys/fs/cgroup")
@@ -114,7 +114,7 @@ class Before:
         found += [f"cgroup {path}" for path in cgroups() if path not in self._cgroups]
         return found
 
-    def left(self, seconds: float = 5.0) -> list[str]:
+    def left(self, seconds: float = 5.0 * SLOW) -> list[str]:
         """`find`, after waiting for at most `seconds` until nothing is left."""
         deadline = time.monotonic() + seconds
         while (found := self.find()) and time.monotonic() < deadline:

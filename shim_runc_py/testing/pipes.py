@@ -6,7 +6,9 @@ import os
 import threading
 from pathlib import Path
 
-BOUND = 30.0
+from shim_runc_py.testing.conditions import SLOW
+
+BOUND = 30.0 * SLOW
 
 
 class Output:

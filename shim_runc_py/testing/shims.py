@@ -17,11 +17,13 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from shim_runc_py.api import task_pb2 as m
+from shim_runc_py.testing import conditions
 from shim_runc_py.testing.bundles import Bundle
+from shim_runc_py.testing.conditions import SLOW
 from shim_runc_py.ttrpc.client import BlockingClient
 from shim_runc_py.ttrpc.status import Closed, RpcError
 
-BOUND = 30.0
+BOUND = 30.0 * SLOW
 PROCESS_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
 _RESPONSES: dict[str, tuple[type[Message], type[Message]]] = {
@@ -114,7 +116,8 @@ class Task:
         return self.client.finish(stream, _RESPONSES[method][1], timeout)
 
     def create(self, bundle: Bundle, **fields: Any) -> Any:
-        return self.call("Create", **{"id": bundle.id, "bundle": str(bundle), **fields})
+        given = {"id": bundle.id, "bundle": str(bundle), "options": conditions.options()}
+        return self.call("Create", **{**given, **fields})
 
     def start(self, id: str, exec_id: str = "") -> Any:
         return self.call("Start", id=id, exec_id=exec_id)
@@ -268,7 +271,7 @@ class Shim:
                     self._quietly(self._end, bundle.id)
                 self._quietly(self.task.shutdown)
                 try:
-                    self.wait_gone(10)
+                    self.wait_gone(10 * SLOW)
                 except TimeoutError:
                     os.kill(self.pid, 9)
                     self.wait_gone()

@@ -13,10 +13,11 @@ from shim_runc_py.api import events_pb2
 from shim_runc_py.api.forward_pb2 import Envelope, ForwardRequest
 from shim_runc_py.linux import sock
 from shim_runc_py.loop import Future, Loop
+from shim_runc_py.testing.conditions import SLOW
 from shim_runc_py.ttrpc.server import Context, Method, Server
 from shim_runc_py.ttrpc.status import UNAVAILABLE, RpcError
 
-BOUND = 30.0
+BOUND = 30.0 * SLOW
 
 
 class Event:

@@ -29,7 +29,10 @@ def test_mypy_finds_nothing():
     run(sys.executable, "-m", "mypy")
 
 
-@pytest.mark.parametrize("script", ["scripts/prepare", ".ci/run"])
+GUEST = [f"tests/vm/guest/{name}" for name in ("init", "system", "relay", "systemd")]
+
+
+@pytest.mark.parametrize("script", ["scripts/prepare", ".ci/run", *GUEST])
 def test_shell_scripts_can_be_parsed(script):
     run("sh", "-n", script)
 

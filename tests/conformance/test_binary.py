@@ -200,6 +200,7 @@ def test_delete_without_anything_is_fine_and_can_be_repeated(make_bundle, start_
         assert DeleteResponse.FromString(result.stdout).exit_status == 137
 
 
+@pytest.mark.cgroup
 def test_delete_after_the_shim_was_killed_ends_the_container(make_bundle, start_shim):
     bundle = make_bundle("sleep")
     shim = start_shim(bundle)
@@ -347,6 +348,7 @@ def test_task_v3_can_be_asked_for(make_bundle, start_shim, modern, place):
     assert shim.task.call("Connect", id=bundle.id).shim_pid == shim.pid
 
 
+@pytest.mark.cgroup
 def test_the_daemon_moves_into_the_cgroup_that_the_options_name(make_bundle, start_shim, place):
     name = f"/pyrunc-shim-{place.name}"
     paths = [path / name[1:] for path in Path("/sys/fs/cgroup").glob("*/") if own(path)]
@@ -369,6 +371,7 @@ def own(path):
     return path.name in ("memory", "pids", "freezer") and (path / "cgroup.procs").exists()
 
 
+@pytest.mark.cgroup
 def test_a_cgroup_that_is_not_there_fails_start_and_leaves_no_daemon(make_bundle, start_shim):
     bundle = make_bundle("sleep")
     shim = start_shim(bundle)

@@ -29,6 +29,7 @@ def sh(script):
     return {"args": ["/bin/sh", "-c", script]}
 
 
+@pytest.mark.cgroup
 def test_an_exec_runs_and_its_exit_is_told(running, sink, outputs):
     shim, id = running
     out, err = outputs(), outputs()
@@ -103,6 +104,7 @@ def test_close_io_of_an_unknown_exec_is_the_one_that_answers_unknown(running):
         shim.task.call("CloseIO", id=id, exec_id="e2", stdin=True)
 
 
+@pytest.mark.cgroup
 def test_an_exec_is_killed_by_its_pid_and_the_container_lives(running):
     shim, id = running
     shim.task.exec(id, "e1", sh("trap 'exit 9' TERM; sleep 1000 & wait"))
@@ -178,6 +180,7 @@ def test_the_exit_of_init_is_published_after_those_of_all_execs(running, sink):
     assert sorted(exits[:-1]) == [f"e{number}" for number in range(5)]
 
 
+@pytest.mark.cgroup
 def test_pids_say_which_ones_are_execs(running):
     shim, id = running
     shim.task.exec(id, "e1", sh("sleep 1000"))

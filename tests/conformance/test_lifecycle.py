@@ -10,6 +10,7 @@ ZERO_TIME = -62135596800
 CREATED, RUNNING, STOPPED = 1, 2, 3
 
 
+@pytest.mark.cgroup
 def test_a_container_runs_from_create_to_delete(make_bundle, start_shim, outputs, sink):
     bundle = make_bundle("hello")
     shim = start_shim(bundle)
@@ -71,6 +72,7 @@ def test_a_running_process_has_the_zero_time_of_go_as_its_exit(make_bundle, star
 
 
 @pytest.mark.parametrize(("signum", "status"), [(9, 137), (10, 138)])
+@pytest.mark.cgroup
 def test_death_by_a_signal_is_128_and_its_number(make_bundle, start_shim, signum, status):
     # The default action of SIGUSR1 is not taken by pid 1 of a namespace, so the shell does it.
     bundle = make_bundle("sleep", ["/bin/sh", "-c", f"kill -{signum} $$; sleep 1000"])
@@ -87,6 +89,7 @@ def test_death_by_a_signal_is_128_and_its_number(make_bundle, start_shim, signum
     assert shim.task.wait(bundle.id).exit_status == status
 
 
+@pytest.mark.cgroup
 def test_kill_of_a_created_container_ends_it_without_a_start(make_bundle, start_shim, sink):
     bundle = make_bundle("sleep")
     shim = start_shim(bundle)
@@ -204,6 +207,7 @@ def test_wait_before_start_is_answered_at_the_exit_for_every_caller(make_bundle,
 
 
 @pytest.mark.stock(skip="leaves the Wait unanswered for ever, and publishes status 0")
+@pytest.mark.cgroup
 def test_delete_of_a_created_container_tells_waiters_of_137(make_bundle, start_shim, sink):
     bundle = make_bundle("sleep")
     shim = start_shim(bundle)

@@ -1,0 +1,16 @@
+"""What several tests read: the metrics of a container, as the message that this host has."""
+
+from __future__ import annotations
+
+from shim_runc_py.api import metrics_v1_pb2, metrics_v2_pb2
+from shim_runc_py.linux import cgroup
+
+unified = cgroup.is_unified()
+
+
+def metrics(shim, id):
+    """Stats, as a message of cgroup v1 or v2."""
+    any_ = shim.task.call("Stats", id=id).stats
+    module = metrics_v2_pb2 if unified else metrics_v1_pb2
+    assert any_.type_url == module.Metrics.DESCRIPTOR.full_name
+    return module.Metrics.FromString(any_.value)
