@@ -2,7 +2,7 @@
 
     PYRUNC_ENGINE     the OCI engine's binary, `runc` when not set
     PYRUNC_SYSTEMD    not empty: cgroups are made by systemd
-    PYRUNC_SLOW       by how much every bound is longer than on a real machine (emulators: 10)
+    PYRUNC_SLOW       by how much every bound is longer than on a real machine (emulators: 4)
 
 containerd's clients put the first two into the options of Create, and so does `shims.Task`.
 """

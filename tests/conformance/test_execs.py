@@ -29,7 +29,6 @@ def sh(script):
     return {"args": ["/bin/sh", "-c", script]}
 
 
-@pytest.mark.cgroup
 def test_an_exec_runs_and_its_exit_is_told(running, sink, outputs):
     shim, id = running
     out, err = outputs(), outputs()

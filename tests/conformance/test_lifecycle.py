@@ -10,7 +10,6 @@ ZERO_TIME = -62135596800
 CREATED, RUNNING, STOPPED = 1, 2, 3
 
 
-@pytest.mark.cgroup
 def test_a_container_runs_from_create_to_delete(make_bundle, start_shim, outputs, sink):
     bundle = make_bundle("hello")
     shim = start_shim(bundle)
@@ -71,8 +70,9 @@ def test_a_running_process_has_the_zero_time_of_go_as_its_exit(make_bundle, star
     assert (state.exited_at.seconds, state.exited_at.nanos) == (ZERO_TIME, 0)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(9, 137), (10, 138)])
-@pytest.mark.cgroup
+@pytest.mark.parametrize(
+    ("signum", "status"), [pytest.param(9, 137, marks=pytest.mark.cgroup), (10, 138)]
+)
 def test_death_by_a_signal_is_128_and_its_number(make_bundle, start_shim, signum, status):
     # The default action of SIGUSR1 is not taken by pid 1 of a namespace, so the shell does it.
     bundle = make_bundle("sleep", ["/bin/sh", "-c", f"kill -{signum} $$; sleep 1000"])
