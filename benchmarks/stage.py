@@ -21,6 +21,7 @@ from benchmarks.processes import end_zygotes
 from benchmarks.results import Curve, Missing, Point, Run, figure
 from shim_runc_py.testing import bundles
 from shim_runc_py.testing.bundles import Bundle
+from shim_runc_py.testing.conditions import CGROUP_PREFIX
 from shim_runc_py.testing.daemon import Daemon
 from shim_runc_py.testing.generations import Generation
 from shim_runc_py.testing.shims import Binary, Shim, Task
@@ -226,7 +227,7 @@ class Stage:
         """A container's spec for a real containerd."""
         spec = bundles.spec("sleep", args)
         spec["root"]["path"] = str(self.rootfs)
-        spec["linux"]["cgroupsPath"] = f"{bundles.CGROUP_PREFIX}/{id}"
+        spec["linux"]["cgroupsPath"] = f"{CGROUP_PREFIX}/{id}"
         return spec
 
     def name(self) -> str:

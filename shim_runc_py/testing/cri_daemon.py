@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shim_runc_py.testing import cni, images
-from shim_runc_py.testing.bundles import CGROUP_PREFIX
+from shim_runc_py.testing.conditions import CGROUP_PREFIX
 from shim_runc_py.testing.daemon import Daemon
 from shim_runc_py.testing.generations import Generation
 from shim_runc_py.testing.network import NetworkNamespace

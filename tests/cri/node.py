@@ -12,7 +12,7 @@ from shim_runc_py.cri.connection import Connection
 from shim_runc_py.cri.pods import NEVER, Container, Pod, PodRuntime
 from shim_runc_py.cri.services import ImageService, RuntimeService
 from shim_runc_py.testing import leaks
-from shim_runc_py.testing.bundles import CGROUP_PREFIX
+from shim_runc_py.testing.conditions import CGROUP_PREFIX
 from shim_runc_py.testing.cri_daemon import TOOLS, CRIDaemon
 
 _numbers = itertools.count()

@@ -8,6 +8,7 @@ configurations (`crun-systemd`); the file is only written when all have run.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -185,6 +186,8 @@ def write(results: list[Result], linux: str) -> str:
 
 
 def main(chosen: list[str]) -> int:
+    # A polite end still ends QEMU.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = []
     for configuration in CONFIGURATIONS:
         if chosen and configuration.name not in chosen:
