@@ -8,7 +8,7 @@ The answer is the plain address: every containerd from 1.6 on takes it and speak
 what keeps its clean-up of single pod members (CONTRACT 2.7). The two other forms are there for an
 operator who wants Task v3 (PYRUNC_TASK_API=3 in the shim's environment).
 
-Pure; in the launcher's import budget.
+Pure, but for a table of options in a file; in the launcher's import budget.
 """
 
 from shim_runc_py.shim import wire
@@ -76,16 +76,26 @@ def shim_cgroup(options: tuple[str, bytes]) -> str:
         return wire.first_text(wire.fields(options[1]), 3)
     if name == "containerd.linux.runc.CreateOptions":
         return wire.first_text(wire.fields(options[1]), 9)
-    if name == "runtimeoptions.v1.Options" and b"ShimCgroup" in options[1]:
-        import tomllib
-
-        try:
-            table = tomllib.loads(wire.first_bytes(wire.fields(options[1]), 3).decode())
-        except ValueError:
-            return ""  # Create will say what is wrong with it
-        found = table.get("ShimCgroup", "")
-        return found if isinstance(found, str) else ""
+    if name == "runtimeoptions.v1.Options" and _may_name_a_cgroup(options[1]):
+        return _from_table(options)
     return ""
+
+
+def _may_name_a_cgroup(value: bytes) -> bool:
+    """Is it worth while to read the table? That takes modules which `start` does not have."""
+    return b"shimcgroup" in value.lower() or bool(wire.first_bytes(wire.fields(value), 2))
+
+
+def _from_table(options: tuple[str, bytes]) -> str:
+    from google.protobuf.any_pb2 import Any
+
+    from shim_runc_py.errors import InvalidArgument
+    from shim_runc_py.task import options as runtime_options
+
+    try:
+        return runtime_options.decode(Any(type_url=options[0], value=options[1])).shim_cgroup
+    except InvalidArgument:
+        return ""  # Create will say what is wrong with it
 
 
 def answer_form(modern: bool, environ: dict[str, str]) -> str:

@@ -30,7 +30,7 @@ def run(flags: "Flags", environ: "Mapping[str, str]") -> tuple[bytes, bytes]:
     began = time.monotonic()
     bundle = _bundle(flags)
     complaints = _delete_container(bundle, flags, environ)
-    left = ENGINE_BOUND + 0.5 - (time.monotonic() - began)
+    left = ENGINE_BOUND + 0.2 - (time.monotonic() - began)
     complaints += _unmount(f"{bundle}/rootfs", min(left, 2.5))
     status, at, pid = _exit_record(bundle)
     text = "".join(f"{line}\n" for line in complaints)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from google.protobuf.any_pb2 import Any
 
-# Keys of the TOML table are the Go field names (CONTRACT 1.3).
+# Keys of the TOML table are the Go field names (CONTRACT 1.3), in any case: so containerd 2 reads
+# the table of io.containerd.runc.v2.
 _TOML_KEYS = {
     "NoPivotRoot": "no_pivot_root",
     "NoNewKeyring": "no_new_keyring",
@@ -36,12 +37,16 @@ _TOML_KEYS = {
     "TaskApiAddress": "task_api_address",
     "TaskApiVersion": "task_api_version",
 }
+_FIELDS = {key.lower(): name for key, name in _TOML_KEYS.items()}
+# What containerd itself puts into the table, or takes from it.
+_OTHERS = ("typeurl", "configpath", "configbody")
 
 
-def decode(any_: Any | None) -> Options:
+def decode(any_: Any | None, ignored: list[str] | None = None) -> Options:
     """The options in a request; an absent or empty Any gives the defaults.
 
-    Raises InvalidArgument for a type that is not known and for bytes that are not of their type.
+    Keys of a table that mean nothing to anybody are added to `ignored`, for the log. Raises
+    InvalidArgument for a type that is not known and for bytes that are not of their type.
     """
     if any_ is None or not any_.value:
         return Options()
@@ -50,7 +55,7 @@ def decode(any_: Any | None) -> Options:
         if name == "containerd.runc.v1.Options":
             return Options.FromString(any_.value)
         if name == "runtimeoptions.v1.Options":
-            return _from_runtime_options(any_.value)
+            return _from_runtime_options(any_.value, ignored)
         if name == "containerd.linux.runc.CreateOptions":
             return _from_legacy(any_.value)
     except DecodeError as error:
@@ -61,16 +66,16 @@ def decode(any_: Any | None) -> Options:
     )
 
 
-def _from_runtime_options(value: bytes) -> Options:
+def _from_runtime_options(value: bytes, ignored: list[str] | None) -> Options:
     from shim_runc_py.api.runtime_options_pb2 import Options as RuntimeOptions
 
     given = RuntimeOptions.FromString(value)
     if given.config_body:
-        return from_toml(given.config_body, "the runtime's options table")
+        return from_toml(given.config_body, "the runtime's options table", ignored)
     if given.config_path:
         try:
             with open(given.config_path, "rb") as file:
-                return from_toml(file.read(), given.config_path)
+                return from_toml(file.read(), given.config_path, ignored)
         except OSError as error:
             raise InvalidArgument(f"runtime options {error.filename}: {error.strerror}") from None
         except ValueError as error:  # a NUL in the path
@@ -78,10 +83,11 @@ def _from_runtime_options(value: bytes) -> Options:
     return Options()
 
 
-def from_toml(body: bytes, where: str) -> Options:
+def from_toml(body: bytes, where: str, ignored: list[str] | None = None) -> Options:
     """Options from a TOML table with the Go field names; raises InvalidArgument.
 
-    Unknown keys are left to whoever they are for: containerd puts its own into the same table.
+    A key that is none of them is no error: containerd does not mind it either, and a table may be
+    written for a newer shim. Those that are not containerd's own are added to `ignored`.
     """
     import tomllib
 
@@ -91,8 +97,10 @@ def from_toml(body: bytes, where: str) -> Options:
         raise InvalidArgument(f"{where} is no TOML: {error}") from None
     options = Options()
     for key, value in table.items():
-        name = _TOML_KEYS.get(key)
+        name = _FIELDS.get(key.lower())
         if name is None:
+            if ignored is not None and key.lower() not in _OTHERS:
+                ignored.append(key)
             continue
         try:
             setattr(options, name, value)

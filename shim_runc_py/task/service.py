@@ -13,6 +13,7 @@ import os
 from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 
+from shim_runc_py import log
 from shim_runc_py.api import task_pb2 as m
 from shim_runc_py.api.runc_options_pb2 import ProcessDetails
 from shim_runc_py.api.task_types_pb2 import ProcessInfo
@@ -80,7 +81,11 @@ class TaskService:
             raise AlreadyExists(f"container {request.id}")
         self.creating.add(request.id)
         try:
-            opts = options.decode(request.options if request.HasField("options") else None)
+            ignored: list[str] = []
+            opts = options.decode(request.options if request.HasField("options") else None, ignored)
+            if ignored:
+                text = "runtime options have keys that mean nothing here"
+                log.warning(text, container=request.id, keys=" ".join(ignored))
             container = Container(self._host, request, opts)
             await container.create(request, context)
             self.containers[request.id] = container

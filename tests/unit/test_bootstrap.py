@@ -140,6 +140,8 @@ def test_cut_off_parameters_are_refused_or_read_as_far_as_they_go(cut):
         (CreateOptions(cgroups_mode="soft"), ""),
         (RuntimeOptions(config_body=b"ShimCgroup = '/toml'\n"), "/toml"),
         (RuntimeOptions(config_body=b'BinaryName = "crun"\n'), ""),
+        (RuntimeOptions(config_body=b"shimcgroup = '/toml'\n"), "/toml"),
+        (RuntimeOptions(config_path="/no/such/file"), ""),
         (RuntimeOptions(config_body=b"ShimCgroup = 5\n"), ""),
         (RuntimeOptions(config_body=b"ShimCgroup = \n"), ""),
         (RuntimeOptions(config_body=b"ShimCgroup = '\xff'\n"), ""),
@@ -150,6 +152,12 @@ def test_the_cgroup_of_the_shim(message, expected):
     for prefix in ("", "type.googleapis.com/"):
         wrapped = any_of(message, prefix)
         assert bootstrap.shim_cgroup((wrapped.type_url, wrapped.value)) == expected
+
+
+def test_the_cgroup_of_the_shim_may_be_in_a_file(directory):
+    (directory / "x.toml").write_text("ShimCgroup = '/file'\n")
+    wrapped = any_of(RuntimeOptions(config_path=str(directory / "x.toml")), "")
+    assert bootstrap.shim_cgroup((wrapped.type_url, wrapped.value)) == "/file"
 
 
 def test_options_that_are_no_options_are_refused():

@@ -154,13 +154,23 @@ def test_every_key_of_the_table_is_a_field():
         ("\n\n", Options()),
         ('TypeUrl = "x"\nConfigPath = ""\nUnknown = [1]\n[Table]\nx = 1\n', Options()),
         ("SystemdCgroup = false\nBinaryName = ''\nIoUid = 0", Options()),
-        ("systemdcgroup = true", Options()),
+        ("systemdcgroup = true\nROOT = '/r'", Options(systemd_cgroup=True, root="/r")),
+        ("systemd_cgroup = true", Options()),
         ("IoUid = 4294967295", Options(io_uid=4294967295)),
         ("# comment\nBinaryName = 'crun' # more", Options(binary_name="crun")),
     ],
 )
 def test_a_table(body, expected):
     assert options.from_toml(body.encode(), "here") == expected
+
+
+def test_keys_that_mean_nothing_are_told_and_those_of_containerd_are_not():
+    body = b"""TypeUrl = 'x'\nConfigPath = ''\nConfigBody = ''\nRoot = '/r'
+systemd_cgroup = true\nRuntimeEngine = 'x'\n[Table]\nx = 1\n"""
+    ignored: list[str] = []
+    given = wrap(RuntimeOptions(config_body=body))
+    assert options.decode(given, ignored) == Options(root="/r")
+    assert ignored == ["systemd_cgroup", "RuntimeEngine", "Table"]
 
 
 @pytest.mark.parametrize(
