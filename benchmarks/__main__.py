@@ -27,7 +27,9 @@ from shim_runc_py.testing.launcher import NAME
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-CASES = ("start", "delete", "lifecycle", "rpc", "density")
+CASES = (
+    "start", "delete", "lifecycle", "exec", "kill", "rpc", "stdio", "density", "parallel", "soak",
+)  # fmt: skip
 SUITES = ("bookworm", "forky")  # containerd 1.6.20 and 2.1.9
 NATIVE = HERE.parent / "build" / "native" / NAME
 _ISOLATED = "PYRUNC_BENCH_ISOLATED"
@@ -135,7 +137,8 @@ def play(
                     continue
                 stage.case = name
                 if not binary.exists():
-                    stage.missing(f"no {launcher} launcher")
+                    stage.missing(f"no {launcher} launcher is built")
+                    console.print(f"{name}, {title}: missing")
                     continue
                 say(name)
                 known = (len(run.figures), len(run.curves), len(run.missing))

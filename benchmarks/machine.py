@@ -39,8 +39,8 @@ def versions(generations: Iterable[Generation]) -> dict[str, str]:
         ),
     }
     for generation in generations:
-        words = first_line([generation.shim, "-v"], last=True)
-        found[f"stock shim of containerd {generation.version}"] = words or generation.version
+        go = re.search(r"Go version:\s*(\S+)", printed([generation.shim, "-v"]))
+        found[f"stock shim of containerd {generation.version}"] = go[1] if go else "unknown"
     return found
 
 
@@ -51,11 +51,15 @@ def commit() -> str:
     return first_line(words) or "no checkout"
 
 
-def first_line(words: list[str], last: bool = False) -> str:
-    """What a command prints; of several lines the first, or the last."""
+def first_line(words: list[str]) -> str:
+    """The first line that a command prints, or nothing."""
+    return printed(words).strip().partition("\n")[0]
+
+
+def printed(words: list[str]) -> str:
+    """What a command prints on stdout; nothing when there is no such command."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
     except OSError:
         return ""
-    lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-    return (lines[-1] if last else lines[0]) if lines else ""
+    return done.stdout

@@ -38,5 +38,5 @@ def run(stage: Stage) -> None:
                 assert done.status == 0, done.stderr
                 return {"crash": done.seconds * 1000}
 
-        stage.measure({"clean": "ms"}, clean, pairs=stage.scale(8, 40), seconds=60)
-        stage.measure({"crash": "ms"}, crash, pairs=stage.scale(5, 20), seconds=60)
+        stage.measure({"clean": "ms"}, clean, pairs=stage.scale(6, 40))
+        stage.measure({"crash": "ms"}, crash, pairs=stage.scale(3, 20), warm=1)

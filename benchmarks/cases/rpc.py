@@ -129,7 +129,7 @@ def run(stage: Stage) -> None:
 
 
 def measure(stage: Stage, method: str, callers: Mapping[Binary, Caller]) -> None:
-    count = stage.scale(300, 1000)
+    count = stage.scale(150, 1000)
 
     def alone(binary: Binary) -> Mapping[str, float]:
         found = [seconds * 1e6 for seconds in callers[binary].one_by_one(method, count)]
@@ -145,7 +145,7 @@ def measure(stage: Stage, method: str, callers: Mapping[Binary, Caller]) -> None
         }
 
     latency = {f"{method} p50": "µs", f"{method} p99": "µs"}
-    pairs = stage.scale(5, 20)
+    pairs = stage.scale(4, 20)
     stage.measure(latency, alone, pairs=pairs, warm=1, seconds=20, callers="1")
     units = {**latency, f"{method} throughput": "calls/s"}
     stage.measure(units, together, pairs=pairs, warm=1, seconds=20, callers=str(CALLERS))
