@@ -35,9 +35,9 @@ def cgroup_name(id: str) -> str:
     return f"{CGROUP_PREFIX}/pyrunc-{id}.scope" if SYSTEMD else f"{CGROUP_PREFIX}/{id}"
 
 
-def options() -> Any | None:
+def options(engine: str = ENGINE) -> Any | None:
     """The options of Create that select engine and driver; None when they are the usual ones."""
-    if ENGINE == "runc" and not SYSTEMD:
+    if engine == "runc" and not SYSTEMD:
         return None
-    found = Options(binary_name="" if ENGINE == "runc" else ENGINE, systemd_cgroup=SYSTEMD)
+    found = Options(binary_name="" if engine == "runc" else engine, systemd_cgroup=SYSTEMD)
     return Any(type_url="containerd.runc.v1.Options", value=found.SerializeToString())

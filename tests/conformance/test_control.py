@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.any_pb2 import Any
 
 from shim_runc_py.api.runc_options_pb2 import CheckpointOptions, Options
+from shim_runc_py.testing import conditions
 from shim_runc_py.testing.daemon import wait_until
 from shim_runc_py.testing.shims import refused
 from tests.conformance.reading import metrics, unified
@@ -166,8 +167,18 @@ def test_checkpoint_options_of_a_wrong_type_are_refused(running):
 
 
 def engine_options(fake_engine):
-    value = Options(binary_name=str(fake_engine.path)).SerializeToString()
-    return Any(type_url="containerd.runc.v1.Options", value=value)
+    return conditions.options(str(fake_engine.path))
+
+
+def restore(fake_engine, bundle):
+    """The fake engine restores by creating and starting, which is all that can be seen of it."""
+    root = f"--root /run/containerd/runc/test --log {bundle}/log.json --log-format json"
+    engine = f"{conditions.ENGINE} {root}{' --systemd-cgroup' if conditions.SYSTEMD else ''}"
+    fake_engine.on(
+        "restore",
+        f"{engine} create --bundle {bundle} --pid-file {bundle}/init.pid {bundle.id} && "
+        f"exec {engine} start {bundle.id}",
+    )
 
 
 def test_the_command_line_of_a_checkpoint(make_bundle, start_shim, fake_engine, place):
@@ -204,7 +215,6 @@ def test_the_command_line_of_a_checkpoint(make_bundle, start_shim, fake_engine, 
 def test_create_from_a_checkpoint_restores_at_start(
     make_bundle, start_shim, fake_engine, place, sink
 ):
-    """The fake engine restores by creating and starting, which is all that can be seen of it."""
     bundle = make_bundle("exit-7")
     shim = start_shim(bundle)
     options = engine_options(fake_engine)
@@ -217,12 +227,7 @@ def test_create_from_a_checkpoint_restores_at_start(
         shim.task.exec(bundle.id, "e1", {"args": ["/bin/true"]})
     with refused(5, "no such container: not found"):
         shim.task.kill(bundle.id, 9)
-    root = f"--root /run/containerd/runc/test --log {bundle}/log.json --log-format json"
-    fake_engine.on(
-        "restore",
-        f"runc {root} create --bundle {bundle} --pid-file {bundle}/init.pid {bundle.id} && "
-        f"exec runc {root} start {bundle.id}",
-    )
+    restore(fake_engine, bundle)
     pid = shim.task.start(bundle.id).pid
     assert pid > 0
     call = next(call for call in fake_engine.calls() if " restore " in call)
@@ -233,6 +238,22 @@ def test_create_from_a_checkpoint_restores_at_start(
     assert shim.task.wait(bundle.id).exit_status == 7
     assert sink.wait_for("/tasks/start").message.pid == pid
     shim.task.delete(bundle.id)
+
+
+@pytest.mark.stock(fails="looks for a cgroup in Create only", since=(2, 2))
+def test_a_restored_container_has_stats_and_an_oom_watch(
+    make_bundle, start_shim, fake_engine, place, sink
+):
+    bundle = make_bundle("oom", ["/bin/sh", "-c", "sleep 1000 & wait"])
+    shim = start_shim(bundle)
+    options = engine_options(fake_engine)
+    shim.task.create(bundle, checkpoint=str(place), options=options)
+    restore(fake_engine, bundle)
+    shim.task.start(bundle.id)
+    assert metrics(shim, bundle.id).pids.current >= 1
+    shim.task.exec(bundle.id, "hog", {"args": ["/bin/tail", "/dev/zero"]})
+    shim.task.start(bundle.id, "hog")
+    sink.wait_for("/tasks/oom", container_id=bundle.id)
 
 
 @pytest.mark.stock(skip="lets nobody go who waits for it")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from shim_runc_py.linux import cgroup
+from shim_runc_py.testing import leaks
 from shim_runc_py.testing.daemon import wait_until
 
 pytestmark = pytest.mark.cgroup
@@ -66,8 +67,11 @@ def test_the_quickest_hog_is_told_of(make_bundle, start_shim, sink, private):
         bundle.save()
     shim = start_shim(bundle)
     number = 50 if private else 10
-    for _ in range(number):
+    hog(shim, bundle)
+    before = leaks.descriptors(shim.pid)
+    for _ in range(number - 1):
         hog(shim, bundle)
+    assert len(leaks.descriptors(shim.pid)) <= len(before)
     wait_until(lambda: sink.topics().count("/tasks/delete") == number, "all are deleted")
     rounds = " ".join(sink.topics()).split(" /tasks/delete")
     for topics in rounds[:-1]:
