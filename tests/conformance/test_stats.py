@@ -9,6 +9,7 @@ import pytest
 
 from shim_runc_py.linux import cgroup
 from shim_runc_py.task import metrics as ours
+from shim_runc_py.testing import conditions
 from shim_runc_py.testing.shims import refused
 from tests.conformance.reading import metrics, unified
 
@@ -211,3 +212,47 @@ def test_stats_of_a_container_whose_cgroup_has_gone_are_zeros(make_bundle, start
         assert (found.memory.usage, found.cpu.usage_usec) == (0, 0)
     else:
         assert (found.memory.usage.usage, found.cpu.usage.total) == (0, 0)
+
+
+@pytest.mark.stock(varies="fails with ENODEV when a file goes between open and read")
+def test_stats_answer_across_the_end_of_a_container(make_bundle, start_shim):
+    """FAILURES 30: the cgroup goes at any time between two of the files."""
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    other = shim.connect()
+    for _ in range(5):
+        shim.task.create(bundle)
+        shim.task.start(bundle.id)
+        waiting = other.begin("Wait", id=bundle.id)
+        shim.task.kill(bundle.id, 9)
+        for _ in range(20):
+            metrics(shim, bundle.id)
+        other.finish("Wait", waiting)
+        deleting = other.begin("Delete", id=bundle.id)
+        with refused(5, "container not created: not found"):
+            while True:
+                metrics(shim, bundle.id)
+        other.finish("Delete", deleting)
+
+
+def test_stats_of_one_container_do_not_mind_the_others(make_bundle, start_shim):
+    """FAILURES 29: they are asked for all the time, on nodes where pods come and go."""
+    first, second = make_bundle("sleep"), make_bundle("exit-7")
+    shim = start_shim(first)
+    shim.task.create(first)
+    shim.task.start(first.id)
+    other = shim.connect()
+    asked = 0
+    for _ in range(5):
+        for method, fields in (
+            ("Create", {"bundle": str(second), "options": conditions.options()}),
+            ("Start", {}),
+            ("Wait", {}),
+            ("Delete", {}),
+        ):
+            stream = other.begin(method, id=second.id, **fields)
+            for _ in range(5):
+                assert metrics(shim, first.id).pids.current == 1
+                asked += 1
+            other.finish(method, stream)
+    assert asked == 100
