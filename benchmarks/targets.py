@@ -15,7 +15,7 @@ AIM, MUST, MISSED = "aim", "must", "missed"
 
 
 class Target(NamedTuple):
-    """`where` is the part of a setting that matters; a value may be the beginning of the real one.
+    """`where` is the part of a setting that matters; one with a dot at its end is a beginning.
 
     `at` is the x of a curve. `aim` is None where it is not a number.
     """
@@ -69,8 +69,11 @@ TARGETS = (
 
 
 def matches(target: Target, case: str, name: str, setting: Mapping[str, str]) -> bool:
+    def fits(found: str, wanted: str) -> bool:
+        return found.startswith(wanted) if wanted.endswith(".") else found == wanted
+
     return (case, name) == (target.case, target.name) and all(
-        setting.get(key, "").startswith(value) for key, value in target.where.items()
+        fits(setting.get(key, ""), value) for key, value in target.where.items()
     )
 
 

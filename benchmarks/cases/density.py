@@ -38,7 +38,7 @@ class Reading:
         self.private_dirty = sum(one.private_dirty for one in found) / count
         self.pss = sum(one.pss for one in found) / count
         self.rss = sum(one.rss for one in found) / count
-        helpers = [] if stock else zygotes()
+        helpers = [] if stock else [pid for pid in zygotes() if pid not in pids]
         extra = [memory.read(pid) for pid in helpers]
         self.pss_sum = sum(one.pss for one in [*found, *extra]) + memory.borrowed([*pids, *helpers])
         self.private_dirty_sum = sum(one.private_dirty for one in [*found, *extra])

@@ -71,7 +71,7 @@ def growth(
                 work(stage, running[side])
         stage.progress(f"{what} {turn}/{count}")
     stage.record_curve(f"private dirty over {what}", "KiB", what, points)
-    late = [point for point in points if point.x >= count / 4]
+    late = [point for point in points if point.x >= count / 2]
     slopes = [
         1000 * slope([(point.x, getattr(point, side)) for point in late])
         for side in ("ours", "stock")

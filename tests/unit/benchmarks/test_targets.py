@@ -45,6 +45,12 @@ def test_a_target_of_one_containerd_and_launcher_takes_no_other():
     assert [value for _, value in targets.measured(run, target)] == [0.45]
 
 
+def test_a_target_of_one_caller_does_not_take_sixteen():
+    run = Run(figures=[a_figure("rpc", "State p50", callers=callers) for callers in ("1", "16")])
+    (target,) = [target for target in targets.TARGETS if target.case == "rpc"]
+    assert [setting for setting, _ in targets.measured(run, target)] == [{"callers": "1"}]
+
+
 def test_a_target_without_a_containerd_takes_every_one():
     figures = [a_figure("exec", "total", containerd=name) for name in ("1.6.20", "2.1.9")]
     assert len(targets.measured(Run(figures=figures), LESS)) == 2
