@@ -61,9 +61,12 @@ def _binary_name(given: bytes) -> str:
 
 
 def _features(binary: str, environ: "Mapping[str, str]") -> bytes:
-    """What `<engine> features` prints, b"" for an engine without that command."""
+    """What `<engine> features` prints, b"" for an engine without that command.
+
+    Passed on as it is: the stock shim drops what it does not know itself.
+    """
     from shim_runc_py.linux import spawn, wait
-    from shim_runc_py.runc import argv
+    from shim_runc_py.runc import argv, spec
 
     name = binary or argv.DEFAULT_BINARY
     executable = spawn.find(name, environ.get("PATH", ""))
@@ -82,4 +85,9 @@ def _features(binary: str, environ: "Mapping[str, str]") -> bytes:
     status = wait.within(child.pid, ENGINE_BOUND)
     if status is None:
         os.killpg(child.pid, 9)
-    return os.pread(output, MOST_INPUT, 0) if status == 0 else b""
+    said = os.pread(output, MOST_INPUT, 0) if status == 0 else b""
+    try:
+        spec.check_object(said)
+    except ValueError:
+        return b""
+    return said
