@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ENGINE_BOUND = 4.0  # seconds; containerd's own bound for the whole command is 5
 KILLED = 128 + 9  # the exit status when nobody knows better
+_MOST_READ = 1 << 20
+_TYPE, _REGULAR = 0o170000, 0o100000  # S_IFMT and S_IFREG
 # Engines that keep the state of a container in a directory of its name below their root.
 _KNOWN_LAYOUT = ("runc", "crun")
 
@@ -53,13 +55,21 @@ def _bundle(flags: "Flags") -> str:
 
 
 def _read(path: str) -> str:
-    """A file of ours, "" when it is missing; not through a symlink (SECURITY 19)."""
+    """A file of ours, "" for anything else that lies at its place (SECURITY 19).
+
+    Neither a symlink nor somebody else's file, and nothing whose open or read would wait.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, flags)
     except OSError:
         return ""
     try:
-        return os.read(fd, 1 << 20).decode("utf-8", "replace")
+        found = os.fstat(fd)
+        ours = found.st_uid == os.geteuid() and found.st_size <= _MOST_READ
+        if found.st_mode & _TYPE != _REGULAR or not ours:
+            return ""
+        return os.read(fd, _MOST_READ).decode("utf-8", "replace")
     finally:
         os.close(fd)
 
@@ -139,4 +149,4 @@ def _exit_record(bundle: str) -> tuple[int, int, int]:
         pid = int(_read(f"{bundle}/init.pid"))
     except ValueError:
         pid = 0
-    return KILLED, time.time_ns(), max(0, pid)
+    return KILLED, time.time_ns(), pid if 0 < pid < 1 << 22 else 0  # PID_MAX_LIMIT

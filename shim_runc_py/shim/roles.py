@@ -9,6 +9,7 @@ import os
 import sys
 
 from shim_runc_py.shim import flags as command_line
+from shim_runc_py.task import identifiers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +69,10 @@ def run(argv: list[str], environ: dict[str, str], caller: Caller) -> tuple[int, 
             return 0, info.run(info.read_input(), environ), b""
         if not flags.namespace:
             raise RoleError("shim namespace cannot be empty")
+        # They become parts of paths, and containerd has checked them by the same rule.
+        identifiers.check("namespace", flags.namespace)
+        if flags.action in ("start", "delete"):
+            identifiers.check("container id", flags.id)
         if flags.action == "start":
             from shim_runc_py.shim import start
 

@@ -12,7 +12,7 @@ import os
 from google.protobuf.message import DecodeError
 
 from shim_runc_py.api.runc_options_pb2 import CheckpointOptions
-from shim_runc_py.errors import InvalidArgument, ShimError
+from shim_runc_py.errors import InvalidArgument, ShimError, words
 from shim_runc_py.runc import argv
 from shim_runc_py.runc.engine import CHECKPOINT_BOUND, EngineError
 from shim_runc_py.task.container import ATTACH_BOUND
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shim_runc_py.ttrpc.server import Context
 
 _MOST_LOG = 4 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def decode(any_: Any | None) -> CheckpointOptions:
@@ -58,12 +59,9 @@ async def checkpoint(
         work = options.work_path or f"{container.bundle}/work/criu-work"
         if not options.work_path:
             try:
-                os.mkdir(work, 0o700)
-            except FileExistsError:
-                pass
+                _make_empty(work)
             except OSError as error:
-                text = (error.strerror or "").lower()
-                raise ShimError(f"mkdir {work}: {text} path= {log}") from None
+                raise ShimError(f"mkdir {work}: {words(error)} path= {log}") from None
         arguments = argv.checkpoint(
             container.id,
             path,
@@ -126,7 +124,7 @@ def _keep_log(source: str, target: str) -> None:
     """criu's log goes with its work directory; what it says is wanted afterwards."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        given = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        given = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return
     try:
@@ -141,12 +139,25 @@ def _keep_log(source: str, target: str) -> None:
         os.close(given)
 
 
+def _make_empty(directory: str) -> None:
+    """A new directory; a symlink that has its name is no directory (SECURITY 28). OSError."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        os.close(os.open(directory, _DIRECTORY))
+
+
 def _remove_flat(directory: str) -> None:
     """Remove a directory that only has files, as criu's work directory does."""
     try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                os.unlink(entry.path)
+        fd = os.open(directory, _DIRECTORY)
+    except OSError:
+        return
+    try:
+        for name in os.listdir(fd):
+            os.unlink(name, dir_fd=fd)
         os.rmdir(directory)
     except OSError:
         pass
+    finally:
+        os.close(fd)

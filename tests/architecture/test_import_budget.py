@@ -25,6 +25,7 @@ OURS_AT_START = {
     "shim_runc_py.shim.flags",
     "shim_runc_py.shim.start", "shim_runc_py.shim.address", "shim_runc_py.shim.bootstrap",
     "shim_runc_py.shim.wire", "shim_runc_py.linux", "shim_runc_py.linux.sock",
+    "shim_runc_py.task", "shim_runc_py.task.identifiers", "shim_runc_py.errors",
 }  # fmt: skip
 SYSTEM_AT_START = {
     "os", "os.path", "posixpath", "genericpath", "stat", "_stat", "_collections_abc", "__future__",
@@ -36,6 +37,7 @@ OURS_AT_DELETE = {
     "shim_runc_py.shim.flags", "shim_runc_py.shim.delete", "shim_runc_py.shim.wire",
     "shim_runc_py.runc", "shim_runc_py.runc.argv",
     "shim_runc_py.linux", "shim_runc_py.linux.procfs",
+    "shim_runc_py.task", "shim_runc_py.task.identifiers", "shim_runc_py.errors",
 }  # fmt: skip
 SYSTEM_AT_DELETE = {
     "os", "os.path", "posixpath", "genericpath", "stat", "_stat", "_collections_abc", "__future__",

@@ -98,11 +98,11 @@ def test_a_read_only_bind(mountable, start_shim, rootfs, outputs):
 def test_mounts_at_places_in_others(mountable, start_shim, place, rootfs, outputs):
     (place / "data").mkdir()
     (place / "data" / "file").write_text("data")
-    bundle = mountable("hello", ["/bin/cat", "/root/file"])
+    bundle = mountable("hello", ["/bin/cat", "/etc/file"])
     shim = start_shim(bundle)
     mounts = [
         overlay(place, rootfs),
-        Mount(type="bind", source=str(place / "data"), target="/root", options=["bind", "ro"]),
+        Mount(type="bind", source=str(place / "data"), target="/etc", options=["bind", "ro"]),
         Mount(type="tmpfs", source="tmpfs", target="tmp", options=["size=64k"]),
     ]
     said, status = run_to_end(shim, bundle, mounts, outputs)
