@@ -17,10 +17,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_PORTION = 65536
+
+
 def read(path: str) -> str:
     """The whole of a small file; raises OSError."""
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = part = os.read(fd, _PORTION)
+        while part:
+            part = os.read(fd, _PORTION)
+            data += part
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "surrogateescape")
 
 
 def start_time(pid: int) -> int | None:

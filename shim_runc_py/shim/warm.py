@@ -7,7 +7,9 @@ all of them. Nothing of it may leave a thread, a descriptor or a child behind.
 
 from __future__ import annotations
 
+import _json  # noqa: F401
 import os
+import resource  # noqa: F401
 
 from shim_runc_py.api import (  # noqa: F401
     legacy_options_pb2,
@@ -18,11 +20,14 @@ from shim_runc_py.api import (  # noqa: F401
     task_v3_pb2,
 )
 from shim_runc_py.linux import cgroup1, cgroup2, libc, mounts, pty, spawn  # noqa: F401
-from shim_runc_py.shim import delete, serve, start  # noqa: F401
+from shim_runc_py.shim import address, delete, serve, start, zygote  # noqa: F401
 from shim_runc_py.stdio import logger, terminal  # noqa: F401
 from shim_runc_py.task import checkpoint, metrics, oom  # noqa: F401
 
 
 def up() -> None:
     """Exercise the paths that every shim takes."""
-    os.urandom(1)
+    for _ in range(3):
+        zygote.take_over(os.getpid())
+        address.socket_path("/run", "/run/c.sock", "n", "id")
+        address.group(b'{"annotations": {"io.kubernetes.cri.sandbox-id": "x"}}')

@@ -35,11 +35,16 @@ def places() -> list[str]:
     return found
 
 
+def script(python: str, directories: list[str]) -> str:
+    """The text of a launcher that finds its modules in `directories`."""
+    return _SCRIPT.format(python=python, places=directories)
+
+
 def write(directory: Path) -> Path:
     """Put the launcher into `directory`; returns its path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / NAME
-    path.write_text(_SCRIPT.format(python=interpreter(), places=places()))
+    path.write_text(script(interpreter(), places()))
     path.chmod(0o755)
     return path
 

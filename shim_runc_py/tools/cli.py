@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from shim_runc_py import __version__
 
@@ -40,6 +41,26 @@ def parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--image", default="", help="an image of this node that has a shell")
     verify.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    for name, what in (
+        ("install", "put the shim where containerd finds it"),
+        ("uninstall", "remove what install put there; running shims go on"),
+    ):
+        command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
+        command.add_argument(
+            "--prefix",
+            default="/usr/local",
+            metavar="DIR",
+            help="where bin and lib are (default: %(default)s)",
+        )
+        if name == "install":
+            command.add_argument(
+                "--launcher-only", action="store_true", help="only the launchers and their modules"
+            )
+            command.add_argument(
+                "--python-launcher",
+                action="store_true",
+                help="the Python launcher, even where the native one is possible",
+            )
     return top
 
 
@@ -58,7 +79,25 @@ def main(argv: list[str] | None = None) -> int:
             print(f"pyrunc verify: {error.name} is missing: {wanted}", file=sys.stderr)
             return 1
         return verify.run(options.handler, options.endpoint, options.image, options.output)
+    if options.command in ("install", "uninstall"):
+        return _install(options)
     raise AssertionError(options.command)
+
+
+def _install(options: argparse.Namespace) -> int:
+    from shim_runc_py.tools import install
+
+    prefix = Path(options.prefix).absolute()
+    try:
+        if options.command == "install":
+            said = install.install(prefix, native=not options.python_launcher)
+        else:
+            said = install.uninstall(prefix)
+    except install.InstallError as error:
+        print(f"pyrunc {options.command}: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(said))
+    return 0
 
 
 if __name__ == "__main__":
