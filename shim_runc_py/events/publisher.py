@@ -21,10 +21,6 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from shim_runc_py import errors, log
 from shim_runc_py.api.forward_pb2 import Envelope, ForwardRequest
 from shim_runc_py.events import topics
@@ -32,6 +28,7 @@ from shim_runc_py.linux import sock
 from shim_runc_py.loop import Future
 from shim_runc_py.ttrpc.client import Client
 from shim_runc_py.ttrpc.status import Closed, RpcError
+from shim_runc_py.ttrpc.wellknown_pb2 import Any, Empty, Timestamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -110,15 +110,20 @@ def _run_engine(words: list[str], environ: "Mapping[str, str]") -> list[str]:
     child = spawn.spawn(
         words, executable, argv.environment(environ), spawn.Streams(-1, output, output)
     )
-    status = wait.within(child.pid, ENGINE_BOUND)
-    if status is None:
-        os.killpg(child.pid, 9)
-        wait.within(child.pid, 1.0)
-        return [f"{complaint}: no answer within {ENGINE_BOUND:g} s"]
-    if status:
-        trouble = child.failure()
-        said = trouble.words if trouble else os.pread(output, 65536, 0).decode("utf-8", "replace")
-        return [f"{complaint}: exit status {status}: {said.strip()}"]
+    try:
+        status = wait.within(child.pid, ENGINE_BOUND)
+        if status is None:
+            os.killpg(child.pid, 9)
+            wait.within(child.pid, 1.0)
+            return [f"{complaint}: no answer within {ENGINE_BOUND:g} s"]
+        if status:
+            trouble = child.failure()
+            said = os.pread(output, 65536, 0).decode("utf-8", "replace")
+            reason = trouble.words if trouble else said.strip()
+            return [f"{complaint}: exit status {status}: {reason}"]
+    finally:
+        child.close()
+        os.close(output)
     return []
 
 

@@ -48,11 +48,11 @@ def read_input() -> bytes:
 def _binary_name(given: bytes) -> str:
     if not given:
         return ""
-    from google.protobuf.any_pb2 import Any
     from google.protobuf.message import DecodeError
 
     from shim_runc_py.errors import InvalidArgument
     from shim_runc_py.task import options
+    from shim_runc_py.ttrpc.wellknown_pb2 import Any
 
     try:
         return options.decode(Any.FromString(given)).binary_name

@@ -47,13 +47,16 @@ class Daemon:
         bundle: str,
         ttrpc_address: str,
         debug: bool,
+        share_core: bool = False,
     ) -> None:
+        """`share_core`: it and its group shall have a core scheduling cookie of their own."""
         self.flags = flags
         self.listener = listener
         self.path = path
         self.bundle = bundle
         self.ttrpc_address = ttrpc_address
         self.debug = debug
+        self.share_core = share_core
 
 
 def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
@@ -76,7 +79,9 @@ def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
         _write_address(bundle, path)
         return answer
     ttrpc_address = boot.ttrpc_address or environ.get("TTRPC_ADDRESS", "")
-    daemon = Daemon(flags, listener, path, bundle, ttrpc_address, flags.debug or boot.debug)
+    debug = flags.debug or boot.debug
+    share_core = bool(environ.get("SCHED_CORE"))
+    daemon = Daemon(flags, listener, path, bundle, ttrpc_address, debug, share_core)
 
     def introduce(pid: int) -> bytes:
         _adjust_oom_score(pid, caller.parent)
@@ -86,8 +91,6 @@ def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
         return answer
 
     try:
-        if environ.get("SCHED_CORE"):
-            _share_core()
         caller.detach(daemon, environ, introduce)
     except BaseException as error:
         os.unlink(path)
@@ -99,6 +102,8 @@ def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
 
 def fork(daemon: Daemon, environ: dict[str, str], introduce: "Callable[[int], bytes]") -> None:
     """Make a child that serves; it is killed again if `introduce(its pid)` raises."""
+    if daemon.share_core:
+        share_core()  # here, where a failure can be told; it is inherited
     pid = os.fork()
     if not pid:
         become_daemon(daemon, environ)
@@ -141,6 +146,9 @@ def become_daemon(daemon: Daemon, environ: dict[str, str]) -> None:
         for fd in (0, 1, 2):
             os.dup2(null, fd, inheritable=False)
         os.close(null)
+        from shim_runc_py.ttrpc import messages
+
+        messages.lean()
         from shim_runc_py.shim import serve
 
         status = serve.run(daemon, environ)
@@ -173,7 +181,8 @@ def _join_cgroup(pid: int, path: str) -> None:
         raise StartError(f"failed to join cgroup {path}: {text}") from None
 
 
-def _share_core() -> None:
+def share_core() -> None:
+    """Raises StartError."""
     from shim_runc_py.linux import libc
 
     try:

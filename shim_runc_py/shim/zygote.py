@@ -2,7 +2,8 @@
 
 What a shim needs is imported, exercised and frozen once; a fork has it at once and shares the pages
 with all others. `entry` is the other side and has the formats. The first `start` finds nobody,
-begins the zygote and becomes its first caller.
+begins the zygote and becomes its first caller. A fork for `start` asks for a second one, with a
+request of another kind: a message with a descriptor, the listening socket; that fork serves.
 
 A fork stands in for the process at the other end of the connection, so it takes over what an
 executed program would have inherited from that: arguments, environment, working directory, umask,
@@ -101,9 +102,10 @@ def serve(path: str) -> int:
 
     idle = float(os.environ.get("PYRUNC_ZYGOTE_IDLE", IDLE))
     listener = _open_listener()
-    _preload()
     poll = select.poll()
     poll.register(listener.fileno(), select.POLLIN)
+    _preload()
+    _rehearse(os.path.dirname(path))
     while True:
         if poll.poll(idle * 1000):
             _answer(listener)
@@ -128,12 +130,21 @@ def _open_listener() -> "_socket.socket":
 
 
 def _preload() -> None:
-    """Import what a shim may ever need, and keep the collector away from it."""
+    """Import what a shim may ever need."""
+    from shim_runc_py.ttrpc import messages
+
+    messages.lean()
+    from shim_runc_py.shim import rehearsal  # noqa: F401
+
+
+def _rehearse(place: str) -> None:
+    """Do everything once, and keep the collector away from what is there then."""
     import gc
 
-    from shim_runc_py.shim import warm
+    from shim_runc_py.shim import rehearsal
 
-    warm.up()
+    rehearsal.hold(place)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     gc.collect()
     gc.freeze()
 
@@ -169,26 +180,54 @@ def _answer(listener: "_socket.socket") -> bool:
 
 
 def _stand_in(connection: "_socket.socket", pid: int) -> None:
-    """In the fork: be the process `pid`. Never returns."""
+    """In the fork: do what is asked for. Never returns."""
+    status = 1
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.setpgid(0, 0)
         os.close(_LISTENER)
         connection.settimeout(REQUEST_BOUND)
-        try:
-            words, environ, parent = take_over(pid)
-        except (Refused, OSError, ValueError):
-            connection.sendall(b"-")
-            return
-        connection.sendall(b"+")
-        given = b""
-        while part := connection.recv(65536):
-            given += part
-        caller = _Remote(connection, given[1:], parent)
-        argv = words[given[0] - 1 :]
-        connection.sendall(encode(*roles.run(argv, environ, caller)))
+        first, listener = _receive(connection)
+        if listener >= 0:
+            _serve_task(connection, listener)
+        else:
+            _run_role(connection, pid, first)
+        status = 0
     finally:
-        os._exit(0)
+        os._exit(status)
+
+
+def _receive(connection: "_socket.socket") -> tuple[bytes, int]:
+    """The first bytes of a request, and the descriptor that a request to serve has, else -1."""
+    import _socket
+
+    room = _socket.CMSG_SPACE(4)
+    data, ancillary, _, _ = connection.recvmsg(65536, room, _socket.MSG_CMSG_CLOEXEC)
+    for level, kind, raw in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            return data, int.from_bytes(raw[:4], sys.byteorder)
+    return data, -1
+
+
+def _read_on(connection: "_socket.socket", data: bytes) -> bytes:
+    while part := connection.recv(65536):
+        data += part
+    return data
+
+
+def _run_role(connection: "_socket.socket", pid: int, request: bytes) -> None:
+    """Be the process `pid` and run its command."""
+    path: str = connection.getsockname()
+    try:
+        words, environ, parent = take_over(pid)
+    except (Refused, OSError, ValueError):
+        connection.sendall(b"-")
+        return
+    connection.sendall(b"+")
+    given = _read_on(connection, request)
+    argv = words[given[0] - 1 :]
+    reply = roles.run(argv, environ, _Remote(path, given[1:], parent))
+    connection.sendall(encode(*reply))
 
 
 def encode(status: int, output: bytes, complaint: bytes) -> bytes:
@@ -197,24 +236,95 @@ def encode(status: int, output: bytes, complaint: bytes) -> bytes:
 
 
 class _Remote(Caller):
-    """A caller at the other end of a connection: this process is its daemon already."""
+    """A caller at the other end of a connection; the zygote forks its daemon, too.
 
-    def __init__(self, connection: "_socket.socket", given: bytes, parent: int) -> None:
+    What `start` does touches a megabyte that a shim never needs again. So it is not the fork that
+    did it that serves, but a second, fresh one, which is told what and where.
+    """
+
+    def __init__(self, path: str, given: bytes, parent: int) -> None:
         super().__init__(given, parent)
-        self._connection = connection
+        self._path = path
 
     def detach(
         self, daemon: "Daemon", environ: dict[str, str], introduce: "Callable[[int], bytes]"
     ) -> None:
         from shim_runc_py.shim import start
 
-        answer = introduce(os.getpid())
         try:
-            self._connection.sendall(encode(0, answer, b""))
+            pid = self._ask(daemon, environ)
         except OSError:
-            pass  # tired of waiting it does it by itself, and finds this shim
-        self._connection.close()
-        start.become_daemon(daemon, environ)
+            start.fork(daemon, environ, introduce)
+            return
+        try:
+            introduce(pid)
+        except BaseException:
+            os.kill(pid, _signal.SIGKILL)
+            raise
+
+    def _ask(self, daemon: "Daemon", environ: dict[str, str]) -> int:
+        """The pid of the fork that serves; raises OSError and StartError."""
+        import _socket
+        import marshal
+        import resource
+
+        from shim_runc_py.shim import start
+
+        flags = daemon.flags
+        words = (flags.namespace, flags.id, flags.address, daemon.path, daemon.bundle)
+        switches = (daemon.ttrpc_address, daemon.debug, daemon.share_core)
+        umask = os.umask(0)
+        limits = [resource.getrlimit(kind) for kind in range(_LIMITS)]
+        request = marshal.dumps((words, switches, environ, umask, limits))
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _pack(daemon.listener.fileno()))
+        connection = sock.unix(blocking=True)
+        try:
+            connection.settimeout(REQUEST_BOUND)
+            connection.connect(self._path)
+            connection.sendmsg([b"s"], [rights])
+            connection.sendall(request)
+            connection.shutdown(_socket.SHUT_WR)
+            answer = _read_on(connection, b"")
+        finally:
+            connection.close()
+            os.umask(umask)
+        if not answer.isdigit():
+            raise start.StartError(answer.decode("utf-8", "replace") or "no answer of the zygote")
+        return int(answer)
+
+
+def _pack(fd: int) -> bytes:
+    return fd.to_bytes(4, sys.byteorder)
+
+
+def _serve_task(connection: "_socket.socket", listener: int) -> None:
+    """Be a shim: the other side of `_Remote._ask`."""
+    import _socket
+    import marshal
+    import resource
+
+    from shim_runc_py.shim import start
+    from shim_runc_py.shim.flags import Flags
+
+    words, switches, environ, umask, limits = marshal.loads(_read_on(connection, b""))
+    flags = Flags()
+    flags.namespace, flags.id, flags.address, path, bundle = words
+    ttrpc_address, debug, share_core = switches
+    try:
+        os.umask(umask)
+        for kind, limit in enumerate(limits):
+            if limit != resource.getrlimit(kind):
+                resource.setrlimit(kind, limit)
+        if share_core:
+            start.share_core()
+    except (start.StartError, OSError, ValueError) as error:
+        connection.sendall(f"{error}".encode())
+        return
+    served = _socket.socket(fileno=listener)
+    daemon = start.Daemon(flags, served, path, bundle, ttrpc_address, debug)
+    connection.sendall(b"%d" % os.getpid())
+    connection.close()
+    start.become_daemon(daemon, environ)
 
 
 def take_over(pid: int) -> tuple[list[str], dict[str, str], int]:

@@ -7,9 +7,8 @@ stock shim. Sub-messages that consumers count on are there even when empty.
 
 from __future__ import annotations
 
-from google.protobuf.any_pb2 import Any
-
 from shim_runc_py.linux import cgroup1, cgroup2, files
+from shim_runc_py.ttrpc.wellknown_pb2 import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

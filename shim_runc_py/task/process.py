@@ -6,11 +6,10 @@ pid, exit) are plain attributes: State and Wait never stand behind a running eng
 
 from __future__ import annotations
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from shim_runc_py.loop import Future, Gate
 from shim_runc_py.stdio.streams import Stdio
 from shim_runc_py.task import states
+from shim_runc_py.ttrpc.wellknown_pb2 import Timestamp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import os
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.empty_pb2 import Empty
-
 from shim_runc_py import log
 from shim_runc_py.api import task_pb2 as m
 from shim_runc_py.api.runc_options_pb2 import ProcessDetails
@@ -21,6 +18,7 @@ from shim_runc_py.errors import AlreadyExists, NotFound, ShimError
 from shim_runc_py.task import execs, identifiers, options, states
 from shim_runc_py.task.container import Container, Host
 from shim_runc_py.ttrpc.server import Method
+from shim_runc_py.ttrpc.wellknown_pb2 import Any, Empty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ LEVELS = {
     "task": 4,
     "runc": 3, "stdio": 3, "events": 3,
     "loop": 2, "reaper": 2, "ttrpc.server": 2, "ttrpc.client": 2,
-    "api": 1, "ttrpc": 1,
+    "api": 1, "ttrpc": 1, "ttrpc.messages": 0,
     "linux": 0, "log": 0, "errors": 0,
 }  # fmt: skip
 NEIGHBOURS = {0, 2, 6}
