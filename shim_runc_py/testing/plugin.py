@@ -71,11 +71,18 @@ def binaries() -> list[Binary]:
 @functools.cache
 def launchers() -> list[Binary]:
     """The ways to start our shim; the first is the one that most tests use."""
+    from shim_runc_py.tools import install
+
     path = str(launcher.write(Path(_session) / "bin"))
-    return [
+    found = [
         Binary("pyrunc", path),
         Binary("pyrunc-direct", path, environ={"PYRUNC_ZYGOTE": "off"}),
     ]
+    if install.compiled() is not None:
+        prefix = Path(_session) / "installed"
+        install.install(prefix)
+        found.append(Binary("pyrunc-native", str(prefix / "bin" / launcher.NAME)))
+    return found
 
 
 def installed_version(path: str) -> tuple[int, ...]:
