@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from shim_runc_py.linux import cgroup
-from shim_runc_py.testing import leaks
+from shim_runc_py.testing import conditions, leaks
 from shim_runc_py.testing.daemon import wait_until
 
 pytestmark = pytest.mark.cgroup
 RUNNING = 2
+unified = cgroup.is_unified()
 LIMIT = {"limit": 16 << 20, "swap": 16 << 20}
 
 
@@ -77,6 +78,63 @@ def test_the_quickest_hog_is_told_of(make_bundle, start_shim, sink, private):
     for topics in rounds[:-1]:
         assert "/tasks/oom" in topics.split()
         assert topics.split()[-1] == "/tasks/exit"
+
+
+def test_an_oom_kill_of_a_child_is_told_while_init_lives(make_bundle, start_shim, sink):
+    bundle = make_bundle("oom", ["/bin/sh", "-c", "tail /dev/zero; exec sleep 1000"])
+    shim = start_shim(bundle)
+    shim.task.create(bundle)
+    shim.task.start(bundle.id)
+    sink.wait_for("/tasks/oom", container_id=bundle.id)
+    assert shim.task.state(bundle.id).status == RUNNING
+
+
+@pytest.mark.skipif(not unified, reason="cgroup v1 kills one at a time")
+@pytest.mark.stock(varies="the exit may come first")
+def test_a_cgroup_that_is_killed_as_a_whole_is_told_of(make_bundle, start_shim, sink):
+    bundle = make_bundle("oom", ["/bin/sh", "-c", "sleep 1000 & tail /dev/zero & wait"])
+    bundle.config["linux"]["resources"]["unified"] = {"memory.oom.group": "1"}
+    bundle.save()
+    shim = start_shim(bundle)
+    shim.task.create(bundle)
+    shim.task.start(bundle.id)
+    assert shim.task.wait(bundle.id).exit_status == 137
+    sink.wait_for("/tasks/exit")
+    topics = [topic for topic in sink.topics() if topic not in ("/tasks/create", "/tasks/start")]
+    assert topics[0] == "/tasks/oom"
+    assert topics[-1] == "/tasks/exit"
+
+
+@pytest.fixture
+def pod():
+    """The path of a cgroup of which 16 MiB are the limit; containers may lie below."""
+    if conditions.SYSTEMD:
+        pytest.skip("the limits of a slice are systemd's")
+    name = f"{conditions.CGROUP_PREFIX}/pod"
+    memory = Path("/sys/fs/cgroup" if unified else "/sys/fs/cgroup/memory")
+    (memory / name[1:]).mkdir(parents=True)
+    if unified:
+        (memory / name[1:]).parent.joinpath("cgroup.subtree_control").write_text("+memory")
+        (memory / name[1:] / "memory.max").write_text(str(16 << 20))
+        (memory / name[1:] / "memory.swap.max").write_text("0")
+    else:
+        (memory / name[1:] / "memory.limit_in_bytes").write_text(str(16 << 20))
+    yield name
+    for hierarchy in (memory, *Path("/sys/fs/cgroup").iterdir()):
+        if (hierarchy / name[1:]).is_dir():
+            (hierarchy / name[1:]).rmdir()
+
+
+@pytest.mark.stock(varies="the exit may come first")
+def test_an_oom_kill_because_of_the_limit_of_the_pod_is_told(pod, make_bundle, start_shim, sink):
+    """R90: the container's own cgroup has no limit that was hit."""
+    bundle = make_bundle("sleep", ["/bin/tail", "/dev/zero"])
+    bundle.config["linux"]["cgroupsPath"] = f"{pod}/{bundle.id}"
+    bundle.save()
+    shim = start_shim(bundle)
+    hog(shim, bundle)
+    sink.wait_for("/tasks/delete")
+    assert sink.topics()[-3:] == ["/tasks/oom", "/tasks/exit", "/tasks/delete"]
 
 
 TRAP = "trap 'exec tail /dev/zero' USR1; echo ready; while :; do sleep 1000 & wait; done"
