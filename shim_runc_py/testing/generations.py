@@ -14,7 +14,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-SUITES = ("bookworm", "trixie", "forky")  # containerd 1.6.20, 1.7.24, 2.1.9 at the time of writing
+# containerd 1.6.20, 1.7.24, 2.1.9 at the time of writing; PYRUNC_SUITES chooses among them.
+SUITES = tuple((os.environ.get("PYRUNC_SUITES") or "bookworm trixie forky").split())
 PACKAGES = ("containerd", "runc")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
