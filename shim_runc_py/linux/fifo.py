@@ -23,10 +23,13 @@ class Place:
 
     __slots__ = ("_fd", "is_fifo", "path")
 
-    def __init__(self, path: str) -> None:
-        """Raises FileNotFoundError, PermissionError and the like with the path in it."""
+    def __init__(self, path: str, *, follow: bool = True) -> None:
+        """Without `follow` a symlink at `path` itself cannot be opened (ELOOP).
+
+        Raises FileNotFoundError, PermissionError and the like with the path in it.
+        """
         self.path = path
-        self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self._fd = os.open(path, os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
         self.is_fifo = stat.S_ISFIFO(os.fstat(self._fd).st_mode)
 
     def open(self, flags: int) -> int:

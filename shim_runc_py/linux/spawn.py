@@ -91,11 +91,11 @@ class Child:
 def find(binary: str, search_path: str) -> str | None:
     """The file to execute for an engine's name, as exec.LookPath of Go finds it; or None.
 
-    A name with a slash is taken as it is. Directories of PATH that are not absolute are passed
-    over: an engine must not come out of the current directory (SECURITY 10).
+    An absolute path is taken as it is. Relative ones and directories of PATH that are not absolute
+    are passed over: an engine must not come out of the current directory (SECURITY 10).
     """
     if "/" in binary:
-        return binary
+        return binary if binary.startswith("/") else None
     for directory in search_path.split(":"):
         path = f"{directory}/{binary}"
         if directory.startswith("/") and os.access(path, os.X_OK) and os.path.isfile(path):

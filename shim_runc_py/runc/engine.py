@@ -97,6 +97,12 @@ class Engine:
         before = self._log_size()
         if executable is None:
             raise self._error(prefix, before, failure.not_found(self.binary))
+        if self._environ.get("PYRUNC_STRICT") == "1":
+            from shim_runc_py.linux import trust
+
+            reason = trust.doubt(executable)
+            if reason:
+                raise self._error(prefix, before, failure.not_started(self.binary, reason))
         output = -1
         given = -1
         try:

@@ -55,12 +55,38 @@ def check_object(text: bytes) -> dict[str, Any]:
     return found
 
 
+class UnsafeCwd(ValueError):
+    """A working directory behind somebody's descriptor."""
+
+
+def check_cwd(process: object) -> None:
+    """Raises UnsafeCwd for a working directory in /proc/PID/fd, in whatever way it is spelled.
+
+    An engine that leaks a descriptor of the host would make that directory the container's
+    (SECURITY 9, CVE-2024-21626). No other directory is looked at here.
+    """
+    cwd = process.get("cwd") if isinstance(process, dict) else None
+    if not isinstance(cwd, str):
+        return
+    names = [name for name in cwd.split("/") if name not in ("", ".")]
+    for at, name in enumerate(names):
+        rest = names[at + 1 :]
+        if name != "proc" or not rest:
+            continue
+        if rest[1:2] == ["task"]:
+            del rest[1:3]
+        of_a_process = rest[0].isdigit() or rest[0] in ("self", "thread-self")
+        if of_a_process and rest[1:2] == ["fd"]:
+            raise UnsafeCwd(f"working directory {cwd} is a descriptor of a process")
+
+
 def process_with_terminal(process_json: bytes, terminal: bool) -> bytes:
     """The JSON of an exec's process with `terminal` as the request has it (SEMANTICS 1.9).
 
-    Raises ValueError when it is no JSON object.
+    Raises ValueError when it is no JSON object, and UnsafeCwd.
     """
     process = check_object(process_json)
+    check_cwd(process)
     if terminal:
         process["terminal"] = True
     else:

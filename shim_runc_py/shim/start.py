@@ -62,6 +62,8 @@ class Daemon:
 def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
     """The bytes for standard output. Raises StartError; does not return in the daemon."""
     bundle = os.getcwd()
+    if environ.get("PYRUNC_STRICT") == "1":
+        _refuse_doubtful()
     if len(caller.given) > bootstrap.MOST_INPUT:
         raise StartError(f"more than {bootstrap.MOST_INPUT} bytes on standard input")
     try:
@@ -117,6 +119,18 @@ def fork(daemon: Daemon, environ: dict[str, str], introduce: "Callable[[int], by
         raise
 
 
+def _refuse_doubtful() -> None:
+    """In strict mode: no shim out of files that others may have written (SECURITY 33)."""
+    import sys
+
+    from shim_runc_py.linux import trust
+
+    for path in (sys.executable, os.path.dirname(os.path.dirname(__file__))):
+        reason = trust.doubt(path)
+        if reason:
+            raise StartError(f"strict mode: {reason}")
+
+
 def _group(bundle: str) -> str:
     try:
         with open(f"{bundle}/config.json", "rb") as file:
@@ -131,6 +145,10 @@ def _group(bundle: str) -> str:
 def _listen(directory: str, path: str) -> "_socket.socket | None":
     try:
         os.makedirs(directory, 0o700, exist_ok=True)
+        found = os.lstat(directory)
+        if found.st_mode & 0o170022 != 0o040000 or found.st_uid != os.geteuid():
+            text = f"{directory} is no directory that only its owner, user {os.geteuid()}, "
+            raise StartError(f"create new shim socket: {text}may write to")
         with sock.Lock(directory):
             return sock.listen(path)
     except OSError as error:

@@ -38,14 +38,15 @@ class Client:
         self._close_wanted = False
 
     async def open_output(
-        self, path: str, seconds: float, prefix: str, opened: list[int]
+        self, path: str, seconds: float, prefix: str, opened: list[int], *, follow: bool = True
     ) -> tuple[int, bool]:
         """(write end, is it a FIFO); all descriptors are also put into `opened`.
 
-        A plain file is opened for appending and must exist. Waits for a reader of a FIFO.
+        A plain file is opened for appending and must exist, and be no symlink unless `follow`.
+        Waits for a reader of a FIFO.
         """
         try:
-            place = fifo.Place(path)
+            place = fifo.Place(path, follow=follow)
         except OSError as error:
             text = f'opening file "{path}" failed: open {path}: {words(error)}'
             raise ShimError(f"{prefix}: containerd-shim: {text}") from None

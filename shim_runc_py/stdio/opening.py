@@ -49,6 +49,12 @@ class Owner:
         from shim_runc_py.stdio.logger import Logger
 
         allowed = self.environ.get("PYRUNC_LOGGERS", "")
+        if self.environ.get("PYRUNC_STRICT") == "1":
+            from shim_runc_py.linux import trust
+
+            reason = trust.doubt(plan.command[0])
+            if reason:
+                raise ShimError(f"failed to start binary process: {reason}")
         return Logger(
             self.loop, self.reaper, plan.command, self.process, self.namespace, allowed, self.ids
         )

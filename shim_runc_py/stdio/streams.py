@@ -19,6 +19,7 @@ import os
 from shim_runc_py import log
 from shim_runc_py.linux.spawn import Streams
 from shim_runc_py.loop import Future
+from shim_runc_py.stdio import plan as plans
 from shim_runc_py.stdio.client import Client, close_all
 from shim_runc_py.stdio.pump import Pump
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim_runc_py.loop import Loop
-    from shim_runc_py.stdio import plan as plans
 
 
 class Stdio:
@@ -118,7 +118,11 @@ class PipeStdio(Stdio):
             opened: list[int] = []
             try:
                 sink, is_fifo = await self._client.open_output(
-                    path, deadline - loop.clock(), prefix, opened
+                    path,
+                    deadline - loop.clock(),
+                    prefix,
+                    opened,
+                    follow=self._plan.kind != plans.FILE,  # made by us, see `opening`
                 )
             except BaseException:
                 close_all(opened)

@@ -75,6 +75,10 @@ class Container:
         self.options = opts
         self.checkpoint_path = request.checkpoint
         spec = _read_spec(request.bundle)
+        try:
+            specs.check_cwd(spec.get("process"))
+        except specs.UnsafeCwd as error:
+            raise InvalidArgument(f"container {request.id}: {error}") from None
         self._private_pids = specs.has_private_pid_namespace(spec)
         self.engine = Engine(
             host.loop,

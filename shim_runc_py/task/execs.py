@@ -34,6 +34,8 @@ def add(container: Container, request: ExecProcessRequest) -> None:
     container.init.move("exec")
     try:
         spec = specs.process_with_terminal(request.spec.value, request.terminal)
+    except specs.UnsafeCwd as error:
+        raise InvalidArgument(f"exec {request.exec_id}: {error}") from None
     except ValueError as error:
         text = f"process spec of exec {request.exec_id} is no JSON object: {error}"
         raise InvalidArgument(text) from None

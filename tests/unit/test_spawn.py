@@ -489,9 +489,13 @@ def test_directories_that_are_not_absolute_are_passed_over(directory):
     in_fork(look)
 
 
-@pytest.mark.parametrize("name", ["/no/such/engine", "./engine", "a/b", "/"])
-def test_a_name_with_a_slash_is_taken_as_it_is(name):
-    assert spawn.find(name, "/bin") == name
+def test_an_absolute_path_is_taken_as_it_is():
+    assert spawn.find("/opt/engine", "/bin") == "/opt/engine"
+
+
+@pytest.mark.parametrize("name", ["./engine", "a/b", "../engine", "bin/../engine"])
+def test_a_relative_path_is_none(name):
+    assert spawn.find(name, "/bin") is None
 
 
 def test_no_name_is_not_found():
