@@ -14,11 +14,18 @@ Kernel facts
 
 from __future__ import annotations
 
+import os
+
 from shim_runc_py.linux.files import NO_LIMIT, numbers_by_key, read_bytes, read_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def check(directory: str) -> None:
+    """Raises FileNotFoundError when the cgroup has gone."""
+    os.stat(f"{directory}/cgroup.controllers")
 
 
 def pids(directory: str) -> tuple[int, int]:

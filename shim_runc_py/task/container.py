@@ -289,7 +289,7 @@ class Container:
         try:
             return metrics.stats(found)
         except OSError as error:
-            raise ShimError(f"{error.filename}: {words(error)}") from None
+            raise ShimError(f"open {error.filename}: {words(error)}") from None
 
     # verbs on the running container
 

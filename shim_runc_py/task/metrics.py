@@ -1,8 +1,9 @@
 """Stats: the numbers of a container's cgroup as the message that containerd expects (SEMANTICS 8).
 
 On a unified host io.containerd.cgroups.v2.Metrics, on every other one io.containerd.cgroups.v1.
-Only files are read, no process is started; the answer to a cgroup that has gone is zeros, as in the
-stock shim. Sub-messages that consumers count on are there even when empty.
+Only files are read, no process is started. For a cgroup that has gone, the answer is zeros on v1
+and an error on v2, as in the stock shim. Sub-messages that consumers count on are there even when
+they are empty.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def stats(cgroup: Cgroup) -> Any:
-    """The metrics of `cgroup`. Raises OSError for what is neither there nor gone."""
+    """The metrics of `cgroup`. Raises OSError."""
     message = unified(cgroup.directories[""]) if cgroup.unified else legacy(cgroup.directories)
     return Any(type_url=message.DESCRIPTOR.full_name, value=message.SerializeToString())
 
@@ -107,7 +108,7 @@ def _rdma(message: v1.RdmaStat | v2.RdmaStat, directory: str) -> None:
 
 
 def unified(directory: str) -> v2.Metrics:
-    """The v2 message from the cgroup's directory."""
+    """The v2 message from the cgroup's directory; FileNotFoundError when that has gone."""
     from shim_runc_py.api import metrics_v2_pb2 as v2
 
     metrics = v2.Metrics()
@@ -140,6 +141,7 @@ def unified(directory: str) -> v2.Metrics:
     _rdma(metrics.rdma, directory)
     for size, used, most, failed in cgroup2.hugetlb(directory, files.huge_page_sizes()):
         metrics.hugetlb.add(pagesize=size, current=used, max=most, failcnt=failed)
+    cgroup2.check(directory)  # last: it may have gone while we read
     return metrics
 
 

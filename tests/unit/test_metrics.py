@@ -36,6 +36,7 @@ def recorded(directory):
     def make(name):
         place = trees.write(name, directory / name)
         if name.startswith("v2"):
+            (place / "cgroup.controllers").touch()
             return Cgroup(True, {"": str(place)})
         return Cgroup(False, {path.name: str(path) for path in place.iterdir()})
 
@@ -110,18 +111,25 @@ def test_each_number_of_memory_v1_is_in_its_own_field(recorded, number):
     assert getattr(memory, memory.DESCRIPTOR.fields_by_number[number].name) == number
 
 
-GONE = {
-    True: "pids {} cpu {} memory {} rdma {} io {}",
-    False: "pids {} cpu { usage {} throttling {} } blkio {} memory_oom_control {} "
-    "memory { usage {} swap {} kernel {} kernel_tcp {} }",
-}
+GONE = """pids {} cpu { usage {} throttling {} } blkio {} memory_oom_control {}
+memory { usage {} swap {} kernel {} kernel_tcp {} }"""
 
 
-@pytest.mark.parametrize("unified", [True, False])
-def test_a_cgroup_that_has_gone_gives_zeros_in_the_parts_that_consumers_count_on(unified):
-    kinds = ("", "pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma")
-    found = read(Cgroup(unified, dict.fromkeys(kinds, "/nowhere")))
-    assert found == text_format.Parse(GONE[unified], type(found)())
+def test_v1_a_cgroup_that_has_gone_gives_zeros_in_the_parts_that_consumers_count_on():
+    kinds = ("pids", "cpu", "cpuacct", "memory", "blkio", "hugetlb", "rdma")
+    found = read(Cgroup(False, dict.fromkeys(kinds, "/nowhere")))
+    assert found == text_format.Parse(GONE, type(found)())
+
+
+def test_v2_a_cgroup_that_has_gone_is_an_error_as_in_the_stock_shim(recorded):
+    with pytest.raises(FileNotFoundError) as caught:
+        read(Cgroup(True, {"": "/nowhere"}))
+    assert caught.value.filename == "/nowhere/cgroup.controllers"
+    # Also when it goes after the first file was read: half of the numbers would be 0.
+    found = recorded("v2-busy")
+    Path(found.directories[""], "cgroup.controllers").unlink()
+    with pytest.raises(FileNotFoundError):
+        read(found)
 
 
 def test_v1_without_controllers_there_is_a_message(recorded):

@@ -93,7 +93,7 @@ def test_results_are_read_by_function(directory):
     ],
 )
 def test_a_run_is_good_when_something_has_passed_and_nothing_failed(failure, outcomes, good):
-    result = suite.Result(suite.CONFIGURATIONS[0], "runc 1", 1.0, failure, {"a": outcomes})
+    result = suite.Result(suite.CONFIGURATIONS[0], "runc 1", "2026-01-01", failure, {"a": outcomes})
     assert result.good is good
 
 

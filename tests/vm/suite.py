@@ -2,12 +2,14 @@
 
 Each configuration is one boot and one pytest. The results go into docs/cgroup-v2.md; the exit
 status is 1 when a test has failed or a machine has not come to its end. Arguments choose among the
-configurations (`crun-systemd`); the file is only written when all have run.
+configurations (`crun-systemd`); the file then says of the others what they gave when they last ran,
+and is not written while one of them has never run.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +57,7 @@ class Result:
 
     configuration: Configuration
     version: str
-    seconds: float
+    date: str
     failure: str = ""
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
 
@@ -91,7 +93,7 @@ def version(engine: str) -> str:
 
 def run(configuration: Configuration) -> Result:
     """Boot, run the tests, read what they say. Raises Unavailable."""
-    engine = crun() if configuration.engine == "crun" else configuration.engine
+    engine = binary(configuration)
     systemd = configuration.driver == "systemd"
     slow = 2 if machine.kvm_usable() else SLOW_UNDER_EMULATION
     environ = {
@@ -104,7 +106,6 @@ def run(configuration: Configuration) -> Result:
         "PYRUNC_SYSTEMD": "yes" if systemd else "",
         "PYRUNC_SLOW": str(slow),
     }
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pyrunc-vm-") as scratch:
         report = Path(scratch, "report.xml")
         words = [sys.executable, "-m", "pytest", "-m", "cgroup", f"--junitxml={report}"]
@@ -119,15 +120,34 @@ def run(configuration: Configuration) -> Result:
                 seconds=SECONDS,
             )
         )
-        result = Result(configuration, version(engine), time.monotonic() - began)
-        if report.exists():
-            result.outcomes = read(report)
+        if outcome.status in (0, 1):
+            kept = kept_report(configuration)
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copy(report, kept)
+            return result(configuration)
+    kept_report(configuration).unlink(missing_ok=True)
     if outcome.status is None:
-        result.failure = outcome.failure
         sys.stderr.write(outcome.console.decode(errors="replace")[-3000:])
-    elif outcome.status not in (0, 1):
-        result.failure = f"pytest ended with status {outcome.status}"
-    return result
+    failure = outcome.failure or f"pytest ended with status {outcome.status}"
+    return Result(configuration, version(engine), time.strftime("%Y-%m-%d"), failure)
+
+
+def kept_report(configuration: Configuration) -> Path:
+    """Where the last run of a configuration has left what pytest said."""
+    return machine.cache_directory() / "results" / f"{configuration.name}.xml"
+
+
+def result(configuration: Configuration) -> Result:
+    """Of the last run. Raises FileNotFoundError when there was none."""
+    kept = kept_report(configuration)
+    outcomes = read(kept)
+    date = time.strftime("%Y-%m-%d", time.localtime(kept.stat().st_mtime))
+    return Result(configuration, version(binary(configuration)), date, "", outcomes)
+
+
+def binary(configuration: Configuration) -> str:
+    """The engine to be run. Raises Unavailable."""
+    return crun() if configuration.engine == "crun" else configuration.engine
 
 
 def read(report: Path) -> dict[str, Counter[str]]:
@@ -174,14 +194,14 @@ def write(results: list[Result], linux: str) -> str:
         "configuration, and runs the tests marked `cgroup` in it (Stats, OOM, Update, Pause, Kill)",
         "with this shim and with stock shims. A test of both counts once for each shim.",
         "",
-        "| engine | cgroup driver | stock shims of containerd | result |",
-        "|---|---|---|---|",
+        "| engine | cgroup driver | stock shims of containerd | date | result |",
+        "|---|---|---|---|---|",
     ]
     for result in results:
         lines.append(
             f"| {result.version} | {result.configuration.driver} | "
             f"{', '.join(versions[suite] for suite in result.configuration.suites)} | "
-            f"{result.failure or in_words(result.total)} |"
+            f"{result.date} | {result.failure or in_words(result.total)} |"
         )
     names = [result.configuration.name for result in results]
     lines += ["", f"| test | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
@@ -196,21 +216,23 @@ def main(chosen: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = []
     for configuration in CONFIGURATIONS:
-        if chosen and configuration.name not in chosen:
-            continue
-        print(f"== {configuration.name}", flush=True)
         try:
-            result = run(configuration)
+            if not chosen or configuration.name in chosen:
+                print(f"== {configuration.name}", flush=True)
+                results.append(run(configuration))
+            else:
+                results.append(result(configuration))
         except (kernel.Unavailable, generations.Unavailable) as error:
             print(f"test-vm: {error}", file=sys.stderr)
             return 1
-        verdict = result.failure or in_words(result.total)
-        print(f"== {configuration.name}: {verdict}, {result.seconds:.0f} s", flush=True)
-        results.append(result)
-    if not chosen:
+        except FileNotFoundError:
+            continue
+    for found in results:
+        print(f"{found.configuration.name}: {found.failure or in_words(found.total)}")
+    if len(results) == len(CONFIGURATIONS):
         linux = next(machine.cache_directory().glob("linux-image-*")).name
         REPORT.write_text(write(results, linux.removeprefix("linux-image-")))
-    return 0 if results and all(result.good for result in results) else 1
+    return 0 if results and all(found.good for found in results) else 1
 
 
 if __name__ == "__main__":
