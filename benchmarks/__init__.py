@@ -5,12 +5,13 @@ containerd, in turns: ours, stock, stock, ours, ... What is told is the median o
 those pairs, since a noisy machine disturbs both halves of a pair alike.
 
     summary    medians, ratios, slopes                        pure
+    pairing    both shims in turns                            pure
     results    what a run has found, and its JSON             pure
     targets    what has to be reached                         pure
     report     results to docs/performance.md and its plots
     memory, processes   what the kernel says of a process
     containerd a client of containerd that stays connected
-    stage      one generation and one launcher: bundles, shims, daemons, and the pairing
+    stage      one generation and one launcher: bundles, shims, daemons
     cases/     one module a case; each measures, and knows nothing of the others
     __main__   the runner
 """

@@ -1,7 +1,7 @@
 """Where the cases play: bundles, shims and daemons of one containerd generation and one launcher.
 
-A stage owns what it makes and takes it away again. It also is the place of the pairing: `measure`
-runs an action with both binaries in turns and records what came out.
+A stage owns what it makes and takes it away again. `measure` runs an action with
+both binaries in turns and records what came out.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import summary
 from benchmarks.containerd import Containerd
+from benchmarks.pairing import paired
 from benchmarks.processes import end_zygotes
 from benchmarks.results import Curve, Missing, Point, Run, figure
 from shim_runc_py.testing import bundles
@@ -92,19 +92,14 @@ class Stage:
         `warm` pairs are thrown away. Ends early after `seconds` (a quick run after 10), but not
         before three pairs. Returns the pairs.
         """
-        for _ in range(warm):
-            for binary in self.binaries:
-                action(binary)
-        found: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
-        deadline = time.monotonic() + (min(seconds, 10) if self.quick else seconds)
-        for number in range(pairs):
-            pair: dict[int, Mapping[str, float]] = {}
-            for side in summary.order(number):
-                pair[side] = action(self.binaries[side])
-            found.append((pair[summary.OURS], pair[summary.STOCK]))
-            self._say(f"{self.case} {number + 1}/{pairs}")
-            if len(found) >= 3 and time.monotonic() > deadline:
-                break
+        found = paired(
+            action,
+            self.binaries,
+            pairs,
+            warm=warm,
+            seconds=min(seconds, 10) if self.quick else seconds,
+            say=lambda done: self._say(f"{self.case} {done}/{pairs}"),
+        )
         for name, unit in units.items():
             values = [(ours[name], stock[name]) for ours, stock in found]
             self.record(name, unit, values, setting)
