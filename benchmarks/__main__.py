@@ -23,15 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shim_runc_py.testing.launcher import NAME
-
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 CASES = (
     "start", "delete", "lifecycle", "exec", "kill", "rpc", "stdio", "density", "parallel", "soak",
 )  # fmt: skip
 SUITES = ("bookworm", "forky")  # containerd 1.6.20 and 2.1.9
-NATIVE = HERE.parent / "build" / "native" / NAME
 _ISOLATED = "PYRUNC_BENCH_ISOLATED"
 _OWN_RUN = 'mount --make-rprivate / && mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
 
@@ -60,8 +57,8 @@ def parse(words: list[str]) -> Any:
     parser.add_argument("--quick", action="store_true", help="fewer of everything: < 5 minutes")
     parser.add_argument("--case", action="append", choices=CASES, help="only this one")
     parser.add_argument("--containerd", action="append", metavar="SUITE", help="bookworm, forky")
-    parser.add_argument("--native", type=Path, default=NATIVE, help="the native launcher")
-    parser.add_argument("--python", type=Path, help="the Python launcher (default: made here)")
+    parser.add_argument("--native", type=Path, help="a native launcher (default: made here)")
+    parser.add_argument("--python", type=Path, help="a Python launcher (default: made here)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
     parser.add_argument("--results", type=Path, default=RESULTS / "latest.json")
     return parser.parse_args(words)
@@ -73,7 +70,7 @@ def measure(options: Any) -> int:
     from benchmarks import machine
     from benchmarks.processes import end_zygotes
     from benchmarks.results import Run, to_json
-    from shim_runc_py.testing import bundles, generations, launcher, leaks
+    from shim_runc_py.testing import bundles, generations, leaks
 
     console = Console()
     began = time.monotonic()
@@ -89,8 +86,10 @@ def measure(options: Any) -> int:
     before = leaks.Before(str(place))
     try:
         bundles.make_rootfs(place / "rootfs")
-        python = options.python or launcher.write(place / "bin")
-        launchers = {"python": python, "native": options.native}
+        launchers = {
+            "python": options.python or installed(place / "python", native=False),
+            "native": options.native or installed(place / "native", native=True),
+        }
         for generation in found:
             for name, path in launchers.items():
                 play(console, run, place, generation, name, path, cases, options.quick)
@@ -110,13 +109,23 @@ def measure(options: Any) -> int:
     return 1 if left or any(missing.failed for missing in run.missing) else 0
 
 
+def installed(prefix: Path, *, native: bool) -> Path | None:
+    """Our shim as an operator installs it; None when there is no native launcher."""
+    from shim_runc_py.tools import install
+
+    if native and install.compiled() is None:
+        return None
+    install.install(prefix, native=native)
+    return prefix / "bin" / install.NAME
+
+
 def play(
     console: Any,
     run: Any,
     place: Path,
     generation: Any,
     launcher: str,
-    binary: Path,
+    binary: Path | None,
     cases: Sequence[str],
     quick: bool,
 ) -> None:
@@ -136,8 +145,8 @@ def play(
                 if launcher != "python" and not case.EVERY_LAUNCHER:
                     continue
                 stage.case = name
-                if not binary.exists():
-                    stage.missing(f"no {launcher} launcher is built")
+                if binary is None or not binary.exists():
+                    stage.missing(f"no {launcher} launcher: there is no C compiler")
                     console.print(f"{name}, {title}: missing")
                     continue
                 say(name)
