@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 VENV := .venv
 
-.PHONY: help prepare run test test-vm quick bench bench-quick bench-prepare lint protos clean
+.PHONY: help prepare run test test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -21,6 +21,10 @@ test: prepare  ## the whole test suite, also against the real containerd and run
 
 test-vm: prepare  ## Stats, OOM, Update, Pause and Kill on cgroup v2, with runc, crun and systemd, in a VM
 	$(SUDO) $(VENV)/bin/python -m tests.vm.suite
+
+compatibility: prepare  ## the tests against real containerds, and docs/compatibility.md
+	@command -v go >/dev/null && scripts/build-containerd || echo "no Go here: containerd 2.3 and later are left out"
+	$(SUDO) $(VENV)/bin/python -m pytest tests/containerd --compatibility docs/compatibility.md
 
 quick: prepare  ## the tests that need no container
 	$(VENV)/bin/python -m pytest tests/unit tests/wire tests/property tests/architecture

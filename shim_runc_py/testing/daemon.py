@@ -55,6 +55,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime",
   address = "{self.address}"
 [debug]
   level = "{self._level}"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{self.directory}/opt"
 """
 
     def words(self) -> tuple[list[str], Sequence[int]]:
@@ -129,6 +131,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime",
         """Kill and remove every task and container of `namespace`."""
         ctr = ("--namespace", namespace)
         for id in self.ctr(*ctr, "tasks", "ls", "-q", check=False).stdout.split():
+            self.ctr(*ctr, "tasks", "resume", id, check=False)
             self.ctr(*ctr, "tasks", "kill", "-s", "KILL", "-a", id, check=False)
             deadline = time.monotonic() + 10
             while self.ctr(*ctr, "tasks", "rm", id, check=False).returncode:

@@ -2,6 +2,7 @@
 
 Nothing is installed. apt fetches the packages of each suite from the mirror that this machine is
 configured for, with lists and caches of its own, and dpkg unpacks them; they run from there.
+Newer ones than any suite has are those that `scripts/build-containerd` has put into the cache.
 """
 
 from __future__ import annotations
@@ -72,6 +73,13 @@ def get(suite: str) -> Generation:
         return Generation(suite, root)
     except (OSError, subprocess.SubprocessError) as error:
         raise Unavailable(f"containerd of {suite} does not run here: {error}") from None
+
+
+def built() -> list[Generation]:
+    """The generations that were built from source, by version; often none."""
+    roots = (cache_directory() / "containerd").glob("v[0-9]*/usr/bin/containerd")
+    found = [Generation(path.parents[2].name, path.parents[2]) for path in roots]
+    return sorted(found, key=lambda generation: generation.major)
 
 
 def _version(containerd: str) -> str:

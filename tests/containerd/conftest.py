@@ -1,57 +1,138 @@
-"""A private containerd for the tests in this folder."""
+"""Real containerds of several generations, each with our shim and with its own stock shim.
+
+A test with the fixture `pairing` (or `user` or `daemon`, which need it) runs once for each way in
+which our shim and a containerd can be paired; marked `control`, also for the stock shims.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from shim_runc_py.testing import plugin
 from shim_runc_py.testing.daemon import Daemon
-from shim_runc_py.testing.shims import Binary
+from shim_runc_py.testing.generations import Generation
+from tests.containerd import pairings
+from tests.containerd.compatibility import Recorder
+from tests.containerd.pairings import Pairing
+from tests.containerd.user import Events, User
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--compatibility", metavar="FILE", help="write the table of what was run into FILE"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "control: runs with the stock shims, too")
+    config.addinivalue_line("markers", "generations(since=version): which containerds have it")
+    path = config.getoption("--compatibility", None)
+    if path:
+        config.pluginmanager.register(Recorder(Path(path)))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pairing" not in metafunc.fixturenames:
+        return
+    everything = bool(metafunc.config.getoption("--compatibility", None))
+    found, missing = pairings.find(everything)
+    for text in missing:
+        warnings.warn(text, stacklevel=1)
+    control = metafunc.definition.get_closest_marker("control") is not None
+    limit = metafunc.definition.get_closest_marker("generations")
+    since = limit.kwargs["since"] if limit else (0,)
+    chosen = [
+        pairing
+        for pairing in found
+        if (control or not pairing.stock) and pairing.generation.major >= since
+    ]
+    metafunc.parametrize("pairing", chosen, ids=str)
 
 
 @pytest.fixture(scope="session")
-def session_daemon(tmp_path_factory) -> Iterator[Daemon]:
-    """One containerd for all tests that do not stop it."""
-    yield from run_daemon("d")
+def daemons() -> Iterator[Callable[[Generation], Daemon]]:
+    """The containerd of a generation, started once, for all tests that do not stop it."""
+    running: dict[str, Daemon] = {}
+
+    def get(generation: Generation) -> Daemon:
+        if generation.version not in running:
+            daemon = pairings.daemon(generation, f"d{generation.version}")
+            running[generation.version] = daemon
+            daemon.start()
+        return running[generation.version]
+
+    yield get
+    for daemon in running.values():
+        pairings.discard(daemon)
 
 
-def run_daemon(name: str) -> Iterator[Daemon]:
-    import shutil
-    from pathlib import Path
+_failed = pytest.StashKey[bool]()
 
-    directory = Path(plugin._session) / name
-    directory.mkdir()
-    bin_directory = Path(plugin.binaries()[0].path).parent
-    daemon = Daemon(directory, shim_directories=[str(bin_directory)], debug=True)
-    daemon.start()
-    try:
-        yield daemon
-    finally:
-        daemon.clean_up()
-        daemon.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.stash[_failed] = report.failed
+    return report
 
 
 @pytest.fixture
-def daemon(session_daemon, nothing_is_left) -> Iterator[Daemon]:
+def daemon(daemons, pairing: Pairing, request, nothing_is_left) -> Iterator[Daemon]:
     """The shared containerd, without a container when the test begins and ends."""
-    yield session_daemon
-    session_daemon.clean_up()
+    shared = daemons(pairing.generation)
+    yield shared
+    end(shared, request.node)
 
 
 @pytest.fixture
-def own_daemon(nothing_is_left) -> Iterator[Daemon]:
+def own_daemon(pairing: Pairing, request, nothing_is_left) -> Iterator[Daemon]:
     """A containerd that the test may stop and start."""
-    yield from run_daemon(f"o{next(_numbers)}")
+    daemon = pairings.daemon(pairing.generation, f"o{next(_numbers)}")
+    try:
+        daemon.start()
+        yield daemon
+        end(daemon, request.node)
+    finally:
+        pairings.discard(daemon)
 
 
 _numbers = itertools.count()
 
 
+def end(daemon: Daemon, item: pytest.Item) -> None:
+    """Remove what a failed test has left in containerd; any other must not have left anything."""
+    if item.stash.get(_failed, True):
+        daemon.clean_up(pairings.NAMESPACE)
+        return
+    deadline = time.monotonic() + 5
+    while (left := pairings.left(daemon)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    if left:
+        daemon.clean_up(pairings.NAMESPACE)
+    assert not left, "left in containerd:\n" + "\n".join(left)
+
+
 @pytest.fixture
-def runtime(binary: Binary) -> list[str]:
-    """The words for ctr that choose the shim under test."""
-    return ["--runtime", "io.containerd.runc.v2" if binary.stock else "io.containerd.pyrunc.v2"]
+def user(daemon: Daemon, pairing: Pairing, rootfs: Path) -> User:
+    """Someone with ctr at the shared containerd."""
+    return User(daemon, pairing, rootfs)
+
+
+@pytest.fixture
+def owner(own_daemon: Daemon, pairing: Pairing, rootfs: Path) -> User:
+    """Someone with ctr at a containerd that may be stopped."""
+    return User(own_daemon, pairing, rootfs)
+
+
+@pytest.fixture
+def events(daemon: Daemon) -> Iterator[Events]:
+    """What the shared containerd tells from now on."""
+    subscribed = Events(daemon)
+    yield subscribed
+    subscribed.close()

@@ -22,6 +22,7 @@ from shim_runc_py.ttrpc.status import RpcError
 
 @pytest.fixture
 def client(daemon):
+    """Our client at containerd's own ttrpc service; a shim has no part in it."""
     with BlockingClient(f"{daemon.address}.ttrpc") as connected:
         yield connected
 
