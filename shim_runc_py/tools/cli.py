@@ -27,6 +27,13 @@ def parser() -> argparse.ArgumentParser:
         default="io.containerd.pyrunc.v2",
         help="the runtime to show (default: %(default)s)",
     )
+    check = commands.add_parser(
+        "check",
+        help="is what root runs here ours alone, and the engine new enough?",
+        description="Look at the owners and modes of the interpreter, this package, the engine and "
+        "the allowed loggers, and at the engine's version. Exit status 1 when something is wrong.",
+    )
+    check.add_argument("--engine", default="runc", help="name or path (%(default)s)")
     verify = commands.add_parser(
         "verify",
         help="run a pod through CRI on this node and check every step",
@@ -71,6 +78,10 @@ def main(argv: list[str] | None = None) -> int:
         from shim_runc_py.tools import demo
 
         return demo.run(options.runtime)
+    if options.command == "check":
+        from shim_runc_py.tools import check
+
+        return check.run(options.engine)
     if options.command == "verify":
         try:
             from shim_runc_py.tools import verify

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
 import pytest
 
-from shim_runc_py.linux import libc, mounts, procfs
+from shim_runc_py.linux import libc, mounts, procfs, unmounts
 from tests.mounts.conftest import bind, entry, points, what
 
 ENVIRON = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -297,5 +298,54 @@ def test_a_helper_that_hangs_is_killed(directory, apart, monkeypatch):
         with pytest.raises(OSError, match=r"no end within 0\.2 s$"):
             mount_all(directory, entry("fuse3.thing", "src"), environ=environ)
         assert time.monotonic() - began < 5
+
+    apart(action)
+
+
+def test_a_storm_of_symlinks_never_gets_a_mount_out_of_the_rootfs(directory, apart):
+    """Somebody puts a directory and a link to elsewhere at the target by turns (SECURITY 13)."""
+    outside = directory / "outside"
+    (outside / "inner").mkdir(parents=True)
+
+    def swap():
+        place = directory / "a" / "dir"
+        while True:
+            (place / "inner").mkdir(parents=True)
+            place.rename(directory / "a" / "old")
+            place.symlink_to(outside)
+            place.unlink()
+            (directory / "a" / "old" / "inner").rmdir()
+            (directory / "a" / "old").rmdir()
+
+    def action():
+        pid = os.fork()
+        if not pid:
+            try:
+                while True:
+                    with contextlib.suppress(OSError):  # a directory that is mounted on
+                        swap()
+            finally:
+                os._exit(1)
+        mounted = refused = 0
+        try:
+            deadline = time.monotonic() + 1
+            while time.monotonic() < deadline:
+                try:
+                    mount_all(
+                        directory,
+                        bind(directory / "a"),
+                        entry("tmpfs", "tmpfs", target="dir/inner"),
+                    )
+                except OSError:
+                    refused += 1
+                else:
+                    mounted += 1
+                assert points(outside) == []
+                unmounts.unmount_below(str(directory / "rootfs"), 0.2, detach=True)
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+        assert mounted + refused > 10
+        assert points(outside) == []
 
     apart(action)
