@@ -87,10 +87,9 @@ def _may_name_a_cgroup(value: bytes) -> bool:
 
 
 def _from_table(options: tuple[str, bytes]) -> str:
-    from google.protobuf.any_pb2 import Any
-
     from shim_runc_py.errors import InvalidArgument
     from shim_runc_py.task import options as runtime_options
+    from shim_runc_py.ttrpc.wellknown_pb2 import Any
 
     try:
         return runtime_options.decode(Any(type_url=options[0], value=options[1])).shim_cgroup

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from google.protobuf.any_pb2 import Any
 
@@ -10,6 +13,7 @@ from shim_runc_py.api.legacy_options_pb2 import CreateOptions
 from shim_runc_py.api.runc_options_pb2 import CheckpointOptions, Options
 from shim_runc_py.api.runtime_options_pb2 import Options as RuntimeOptions
 from shim_runc_py.shim import bootstrap, wire
+from tests.unit.driving import BOUND
 from tests.wire.vectors import named
 
 RUNC = "containerd.runc.v1.Options"
@@ -158,6 +162,23 @@ def test_the_cgroup_of_the_shim_may_be_in_a_file(directory):
     (directory / "x.toml").write_text("ShimCgroup = '/file'\n")
     wrapped = any_of(RuntimeOptions(config_path=str(directory / "x.toml")), "")
     assert bootstrap.shim_cgroup((wrapped.type_url, wrapped.value)) == "/file"
+
+
+def test_a_fork_of_the_zygote_can_read_the_file_too(directory):
+    # Its well-known types are its own; those of the protobuf package cannot come on top.
+    (directory / "x.toml").write_text("ShimCgroup = '/file'\n")
+    wrapped = any_of(RuntimeOptions(config_path=str(directory / "x.toml")), "")
+    code = (
+        "from shim_runc_py.ttrpc import messages\n"
+        "messages.lean()\n"
+        "from shim_runc_py.ttrpc import wellknown_pb2\n"
+        "from shim_runc_py.shim import bootstrap\n"
+        f"print(bootstrap.shim_cgroup({(wrapped.type_url, wrapped.value)!r}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=BOUND
+    )
+    assert (done.stdout, done.stderr) == ("/file\n", "")
 
 
 def test_options_that_are_no_options_are_refused():
