@@ -36,6 +36,7 @@ else:
 CREATE_BOUND = 120.0
 BOUND = 60.0
 CHECKPOINT_BOUND = 600.0
+KILLED_BOUND = 2.0
 
 _MOST_OUTPUT = 1 << 20
 _MOST_LOG = 1 << 20
@@ -133,7 +134,11 @@ class Engine:
                 except TimeoutError:
                     timed_out = True
                     _kill_group(child.pid)
-                    ended = await gone
+                    try:
+                        ended = await self._loop.within(gone, KILLED_BOUND)
+                    except TimeoutError:  # it waits for a disk, or is frozen
+                        text = f"{self.binary} does not end, although it was killed"
+                        raise self._error(prefix, before, text) from None
                 said = None if output < 0 else _contents(output)
                 if ended.status == 0 and not timed_out:
                     return said or ""
