@@ -135,7 +135,7 @@ def test_update_changes_limits_that_stats_show(running):
 
 def test_an_update_that_the_engine_refuses_is_told_in_its_words(running):
     shim, id = running
-    with refused(2, "runc did not terminate successfully: exit status 1: "):
+    with refused(2, f"{conditions.ENGINE} did not terminate successfully: exit status 1: "):
         shim.task.call("Update", id=id, resources=resources(cpu={"quota": 1000, "period": 1}))
 
 
