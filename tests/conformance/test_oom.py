@@ -89,6 +89,25 @@ def test_an_oom_kill_of_a_child_is_told_while_init_lives(make_bundle, start_shim
     assert shim.task.state(bundle.id).status == RUNNING
 
 
+@pytest.mark.stock(skip="watches from Start on, and may be too late", before=(2, 2))
+def test_of_many_hogs_at_once_each_is_told_of(make_bundle, start_shim, sink):
+    bundles = [make_bundle("oom", ["/bin/tail", "/dev/zero"]) for _ in range(12)]
+    shim = start_shim(bundles[0])
+    for bundle in bundles:
+        shim.task.create(bundle)
+    waiting = [shim.task.begin("Wait", id=bundle.id) for bundle in bundles]
+    starting = [shim.task.begin("Start", id=bundle.id) for bundle in bundles]
+    for stream in starting:
+        shim.task.finish("Start", stream)
+    for stream in waiting:
+        assert shim.task.finish("Wait", stream).exit_status == 137
+    for bundle in bundles:
+        shim.task.delete(bundle.id)
+        sink.wait_for("/tasks/delete", container_id=bundle.id)
+        topics = [e.topic for e in sink.events() if e.message.container_id == bundle.id]
+        assert topics.index("/tasks/oom") < topics.index("/tasks/exit")
+
+
 @pytest.mark.skipif(not unified, reason="cgroup v1 kills one at a time")
 @pytest.mark.stock(varies="the exit may come first")
 def test_a_cgroup_that_is_killed_as_a_whole_is_told_of(make_bundle, start_shim, sink):
