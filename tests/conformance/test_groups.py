@@ -101,8 +101,13 @@ def test_shutdown_before_the_first_create_is_an_end(pod):
 def test_a_second_shutdown_is_answered_or_finds_nobody(pod):
     shim, _ = pod(1)
     others = [shim.connect() for _ in range(5)]
-    streams = [task.begin("Shutdown", id="x") for task in others]
-    for task, stream in zip(others, streams, strict=True):
+    streams = {}
+    for task in others:
+        try:
+            streams[task] = task.begin("Shutdown", id="x")
+        except Closed:  # the first one has been quicker
+            pass
+    for task, stream in streams.items():
         try:
             task.finish("Shutdown", stream, 10)
         except Closed:
