@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-ROUNDS = 3
+ROUNDS = 2
 BOUND = 3.0  # seconds for a round
 _SERVICE = "containerd.task.v2.Task"
 _EVENTS = "containerd.services.events.ttrpc.v1.Events"

@@ -20,6 +20,8 @@ Kernel facts
 * SIGCHLD set to SIG_IGN makes children vanish without a wait. It is inherited by fork, so each fork
   sets it back.
 * While the caller waits for its answer its pid cannot be reused, so /proc/PID is the caller's.
+* With sched_autogroup_enabled a session is a unit of scheduling. The zygote therefore stays in the
+  session of its caller, containerd's, as every shim does that is executed.
 * A title longer than the argument list of the execve cannot be set without CAP_SYS_RESOURCE, hence
   an argument of blanks.
 """
@@ -76,7 +78,7 @@ def begin(place: str, name: str) -> None:
         if listener is None or os.fork():
             return
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             os.chdir("/")
             null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             kept = os.dup(listener.fileno())
