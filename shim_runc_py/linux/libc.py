@@ -112,3 +112,12 @@ def share_core_with_group() -> None:
     """Give the process group a core-scheduling cookie (prctl PR_SCHED_CORE); raises OSError."""
     result = _libc.prctl(_PR_SCHED_CORE, _PR_SCHED_CORE_CREATE, 0, _SCOPE_PROCESS_GROUP, 0)
     _check(result, "")
+
+
+def trim_heap() -> None:
+    """Put the free memory of malloc in order, and give back what can be given back.
+
+    Freed blocks wait in a list until somebody needs one, and whoever comes first writes to all of
+    them; in a fork that is a page each.
+    """
+    _libc.malloc_trim(0)

@@ -132,7 +132,7 @@ class Shim:
         self._server.changed = self._look_around
         self._server.serve(self._daemon.listener)
         self._look_around()
-        log.info("shim serves", address=self._daemon.path, pid=os.getpid())
+        log.debug("shim serves", address=self._daemon.path, pid=os.getpid())
         self.loop.run(self.loop.spawn(self._until_stopped(), "shim"))
 
     def stop(self) -> None:

@@ -143,11 +143,13 @@ def _rehearse(place: str) -> None:
     """Do everything once, and keep the collector away from what is there then."""
     import gc
 
+    from shim_runc_py.linux import libc
     from shim_runc_py.shim import rehearsal
 
     rehearsal.hold(place)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     gc.collect()
+    libc.trim_heap()
     gc.freeze()
 
 
