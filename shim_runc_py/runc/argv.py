@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DEFAULT_BINARY = "runc"
+# Engines whose files and system calls are known, by the name of their binary.
+KNOWN_ENGINES = ("runc", "crun")
 DEFAULT_ROOT = "/run/containerd/runc"
 
 

@@ -23,8 +23,6 @@ ENGINE_BOUND = 4.0  # seconds; containerd's own bound for the whole command is 5
 KILLED = 128 + 9  # the exit status when nobody knows better
 _MOST_READ = 1 << 20
 _TYPE, _REGULAR = 0o170000, 0o100000  # S_IFMT and S_IFREG
-# Engines that keep the state of a container in a directory of its name below their root.
-_KNOWN_LAYOUT = ("runc", "crun")
 
 
 def run(flags: "Flags", environ: "Mapping[str, str]") -> tuple[bytes, bytes]:
@@ -89,7 +87,7 @@ def _delete_container(bundle: str, flags: "Flags", environ: "Mapping[str, str]")
         except (ValueError, AttributeError):
             complaints.append(f"{bundle}/options.json cannot be read; using the default root")
     root = argv.root(base, flags.namespace)
-    if os.path.basename(binary) in _KNOWN_LAYOUT and not os.path.exists(f"{root}/{flags.id}"):
+    if os.path.basename(binary) in argv.KNOWN_ENGINES and not os.path.exists(f"{root}/{flags.id}"):
         return complaints
     words = [
         *argv.common(binary, root, f"{bundle}/log.json"),
