@@ -10,6 +10,7 @@ import pytest
 from shim_runc_py.linux import cgroup
 from shim_runc_py.task import metrics as ours
 from shim_runc_py.testing import conditions
+from shim_runc_py.testing.daemon import wait_until
 from shim_runc_py.testing.shims import refused
 from shim_runc_py.ttrpc.status import RpcError
 from tests.conformance.reading import metrics, unified
@@ -254,6 +255,8 @@ def test_stats_of_one_container_do_not_mind_the_others(make_bundle, start_shim):
     shim = start_shim(first)
     shim.task.create(first)
     shim.task.start(first.id)
+    # What the engine's init was before it became the container's counts for a moment.
+    wait_until(lambda: metrics(shim, first.id).pids.current == 1, "one process is left")
     other = shim.connect()
     asked = 0
     for _ in range(5):
