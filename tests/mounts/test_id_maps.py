@@ -140,8 +140,10 @@ def test_a_map_that_the_kernel_refuses_is_told(directory):
         idmap.user_namespace("0 0 1\n0 5 1\n", "0 0 1\n")
 
 
-def test_no_process_stays_behind(directory):
-    fd = idmap.user_namespace("0 1000 1\n", "0 1000 1\n")
-    os.close(fd)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+def test_no_process_stays_behind(apart):
+    def action():
+        os.close(idmap.user_namespace("0 1000 1\n", "0 1000 1\n"))
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    apart(action)
