@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 VENV := .venv
 
-.PHONY: help prepare run test test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
+.PHONY: help prepare run test soak test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -18,6 +18,9 @@ run: prepare  ## run a container through the shim under a private containerd, an
 test: prepare  ## the whole test suite, also against the real containerd and runc
 	@$(SUDO) $(VENV)/bin/python scripts/unit-everywhere $(VENV)
 	$(SUDO) $(VENV)/bin/python -m pytest
+
+soak: prepare  ## the long runs: thousands of containers, on both shims
+	PYRUNC_SOAK=1 $(SUDO) $(VENV)/bin/python -m pytest -m soak -s -o faulthandler_timeout=3600
 
 test-vm: prepare  ## Stats, OOM, Update, Pause and Kill on cgroup v2, with runc, crun and systemd, in a VM
 	$(SUDO) $(VENV)/bin/python -m tests.vm.suite

@@ -76,6 +76,7 @@ class Engine:
         self._log = f"{bundle}/log.json"
         self._environ = environ
         self._systemd_cgroup = systemd_cgroup
+        self._execs: set[int] = set()
 
     async def run(
         self,
@@ -126,6 +127,8 @@ class Engine:
             )
             try:
                 gone = self._reaper.child(child.pid)
+                if arguments[0] == "exec":
+                    self._execs.add(child.pid)
                 if spawned is not None:
                     spawned()
                 timed_out = False
@@ -139,6 +142,8 @@ class Engine:
                     except TimeoutError:  # it waits for a disk, or is frozen
                         text = f"{self.binary} does not end, although it was killed"
                         raise self._error(prefix, before, text) from None
+                finally:
+                    self._execs.discard(child.pid)
                 said = None if output < 0 else _contents(output)
                 if ended.status == 0 and not timed_out:
                     return said or ""
@@ -156,6 +161,11 @@ class Engine:
             raise self._error(prefix, before, failure.not_started(self.binary, reason))
         text = failure.command_error(self.binary, ended.status, said)
         raise self._error(prefix, before, text)
+
+    def end_execs(self) -> None:
+        """Kill exec commands that still run: what they would start a process in is gone."""
+        for pid in self._execs:
+            _kill_group(pid)
 
     def _log_size(self) -> int:
         try:

@@ -44,6 +44,7 @@ ATTACH_BOUND = 30.0  # seconds that a client has to open its FIFOs
 DRAIN_BOUND = 10.0  # seconds that Delete waits for output to be taken
 AFTER_DRAIN = 3.0  # seconds of the caller's time that Delete keeps for the engine
 _LAST_SIGNAL = 64
+ENDING_BOUND = 3.0  # seconds for engines to end what init has left, or an exec begun in it
 KILLED_BOUND = 10.0  # seconds for a process that was sent SIGKILL
 
 
@@ -105,6 +106,8 @@ class Container:
     async def create(self, request: CreateTaskRequest, context: Context) -> None:
         """Run the engine's create; on failure nothing is left behind. Raises ShimError."""
         init = self.init
+        for name in ("init.pid", "init.exit"):  # of an earlier life of the bundle
+            bundle.remove(f"{self.bundle}/{name}")
         bundle.write(f"{self.bundle}/options.json", options.as_json(self.options))
         bundle.write(f"{self.bundle}/runtime", self.options.binary_name)
         state_existed = os.path.exists(f"{self.engine.root}/{self.id}")
@@ -154,7 +157,7 @@ class Container:
         """Leave no container, process, mount or descriptor of a create that failed."""
         self.init.stdio.close()
         if created or (not state_existed and os.path.exists(f"{self.engine.root}/{self.id}")):
-            await self._try(argv.delete(self.id, force=True), "cleaning up a failed create")
+            await self._try(argv.delete(self.id, force=True), "cleaning up a failed create", BOUND)
             await self.await_killed(self.init)
         try:
             await self._rootfs.unmount()
@@ -213,13 +216,14 @@ class Container:
     async def _init_gone(self, how: Exit) -> None:
         """Before the init's exit is told: end what the kernel did not end with it."""
         await self._oom.settle(how.status == 128 + _signal.SIGKILL)
+        bundle.write_exit(self.bundle, self.init.pid, how)
+        self.host.loop.after(ENDING_BOUND, self.engine.end_execs)
         if self.init.state == states.PAUSED:
             await self._try(argv.resume(self.id), "resuming exited container from paused state")
         if not self._private_pids:
             await self._try(
                 argv.kill(self.id, _signal.SIGKILL, everyone=True), "failed to kill init's children"
             )
-        bundle.write_exit(self.bundle, self.init.pid, how)
 
     def _tell_exit(self, process: Process, how: Exit) -> None:
         self._oom.look()
@@ -230,9 +234,11 @@ class Container:
             topics.exited(self.id, process.id, process.pid, how.status, process.exited_at())
         )
 
-    async def _try(self, arguments: list[str], complaint: str) -> None:
+    async def _try(
+        self, arguments: list[str], complaint: str, seconds: float = ENDING_BOUND
+    ) -> None:
         try:
-            await self.engine.run(arguments, "")
+            await self.engine.run(arguments, "", seconds=seconds)
         except EngineError as error:
             log.warning(complaint, container=self.id, error=error)
 
