@@ -38,7 +38,14 @@ class Client:
         self._close_wanted = False
 
     async def open_output(
-        self, path: str, seconds: float, prefix: str, opened: list[int], *, follow: bool = True
+        self,
+        path: str,
+        seconds: float,
+        prefix: str,
+        opened: list[int],
+        *,
+        follow: bool = True,
+        terminal: bool = False,
     ) -> tuple[int, bool]:
         """(write end, is it a FIFO); all descriptors are also put into `opened`.
 
@@ -48,8 +55,10 @@ class Client:
         try:
             place = fifo.Place(path, follow=follow)
         except OSError as error:
-            text = f'opening file "{path}" failed: open {path}: {words(error)}'
-            raise ShimError(f"{prefix}: containerd-shim: {text}") from None
+            text = f"stat {path}: {words(error)}"
+            if not terminal:
+                text = f'containerd-shim: opening file "{path}" failed: open {path}: {words(error)}'
+            raise ShimError(f"{prefix}: {text}") from None
         try:
             if not place.is_fifo:
                 opened.append(place.open(os.O_WRONLY | os.O_APPEND))

@@ -91,8 +91,8 @@ class Logger:
         self._gone = reaper.child(child.pid)
         self._gone.then(lambda _: self._has_gone())
 
-    async def ready(self, must_say: bool, seconds: float) -> None:
-        """Wait for the logger. Raises ShimError when it does not start or does not say so."""
+    async def ready(self, must_say: bool, seconds: float, name: str) -> None:
+        """Wait for the logger, called `name`. Raises ShimError when it does not start or say so."""
         waiting = self._loop.spawn(self._loop.readable(self._ready), "logger")
         try:
             await self._loop.within(waiting, min(seconds, READY_BOUND))
@@ -105,9 +105,7 @@ class Logger:
         trouble = self._child.failure()
         if trouble is not None:
             words = trouble.words[:1].lower() + trouble.words[1:]
-            raise ShimError(
-                f"failed to start binary process: fork/exec {self._command[0]}: {words}"
-            )
+            raise ShimError(f"failed to start {name}: fork/exec {self._command[0]}: {words}")
         if must_say and not said:
             raise ShimError(
                 "logging binary did not call ready (it may have crashed or exited prematurely)"

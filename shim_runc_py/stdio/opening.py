@@ -86,12 +86,17 @@ async def open_stdio(plan: plans.Plan, owner: Owner, seconds: float) -> Stdio:
 
 
 async def _ready_logger(plan: plans.Plan, owner: Owner, seconds: float) -> Logger:
+    terminal = plan.kind == plans.TERMINAL_LOGGER
+    prefix = "failed to start console copy" if terminal else "failed to create init process I/O"
+    name = "logging binary process" if terminal else "binary process"
     logger = owner.start_logger(plan)
     try:
-        await logger.ready(plan.must_say_ready, seconds)
-    except BaseException:
+        await logger.ready(plan.must_say_ready, seconds, name)
+    except BaseException as error:
         logger.kill()
         logger.close()
+        if isinstance(error, ShimError):
+            raise ShimError(f"{prefix}: {error}", error.code) from None
         raise
     return logger
 

@@ -68,7 +68,7 @@ def plan(stdin: str, stdout: str, stderr: str, terminal: bool) -> Plan:
     if not (stdin or stdout or stderr):
         return Plan(NULL)
     if scheme == "file":
-        path = _unquote(_split(stdout)[0], plus=False)
+        path = _unquote(_split(stdout)[0], stdout, plus=False)
         if not path.startswith("/"):
             raise InvalidArgument(f"stdout {stdout}: the path of a file must be absolute")
         return Plan(FILE, _path(stdin), path, path if stderr else "")
@@ -91,14 +91,14 @@ def logger_command(uri: str) -> tuple[str, ...]:
     InvalidArgument unless the path is absolute.
     """
     path, query = _split(uri)
-    program = _unquote(path, plus=False)
+    program = _unquote(path, uri, plus=False)
     if not program.startswith("/"):
         raise InvalidArgument(f"stdout {uri}: the path of a logging binary must be absolute")
     found: dict[str, str] = {}
     for pair in query.split("&"):
         if pair:
             key, _, value = pair.partition("=")
-            found.setdefault(_unquote(key, plus=True), _unquote(value, plus=True))
+            found.setdefault(_unquote(key, uri, plus=True), _unquote(value, uri, plus=True))
     return (program, *(word for pair in found.items() for word in pair))
 
 
@@ -109,8 +109,8 @@ def _split(uri: str) -> tuple[str, str]:
     return path, query
 
 
-def _unquote(text: str, *, plus: bool) -> str:
-    """Undo %xx, and + in a query; raises InvalidArgument for a broken escape."""
+def _unquote(text: str, uri: str, *, plus: bool) -> str:
+    """Undo %xx in a part of `uri`, and + in a query; raises ShimError for a broken escape."""
     if plus:
         text = text.replace("+", " ")
     if "%" not in text:
@@ -120,7 +120,11 @@ def _unquote(text: str, *, plus: bool) -> str:
     for part in rest:
         digits = part[:2]
         if len(digits) < 2 or not all(digit in _HEX for digit in digits) or digits == b"00":
-            raise InvalidArgument(f"unable to parse stdout uri: {text!r}")
+            escape = digits.decode("utf-8", "replace")
+            raise ShimError(
+                "failed to create init process I/O: unable to parse stdout uri: "
+                f'parse "{uri}": invalid URL escape "%{escape}"'
+            )
         out.append(int(digits, 16))
         out += part[2:]
     return out.decode("utf-8", "surrogateescape")

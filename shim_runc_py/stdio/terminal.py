@@ -144,11 +144,9 @@ class TerminalStdio(Stdio):
     async def _open_fifo(self, seconds: float, opened: list[int]) -> int:
         prefix = "failed to start console copy"
         try:
-            sink, is_fifo = await self._client.open_output(
-                self._plan.stdout, seconds, prefix, opened
+            sink, _ = await self._client.open_output(
+                self._plan.stdout, seconds, prefix, opened, terminal=True
             )
-            if not is_fifo:
-                raise ShimError(f"{prefix}: {self._plan.stdout} is not a fifo")
         except BaseException:
             close_all(opened)
             raise

@@ -92,8 +92,7 @@ class Container:
             systemd_cgroup=opts.systemd_cgroup or specs.wants_systemd_cgroup(spec),
         )
         names = (request.stdin, request.stdout, request.stderr)
-        stdio = plan(*names, request.terminal)
-        self.init = Process(request.id, stdio, names, request.terminal, is_init=True)
+        self.init = Process(request.id, names, request.terminal, is_init=True)
         self.execs: dict[str, Process] = {}
         self.exits = ExitOrder(host.loop, self._init_gone, self._tell_exit)
         self.pausing = False
@@ -169,7 +168,9 @@ class Container:
         host = self.host
         ids = (self.options.io_uid, self.options.io_gid)
         owner = Owner(host.loop, host.reaper, host.environ, host.namespace, process.id, ids)
-        process.use(await open_stdio(process.plan, owner, context.remaining(ATTACH_BOUND)))
+        names = (process.stdin, process.stdout, process.stderr)
+        wanted = plan(*names, process.terminal)
+        process.use(await open_stdio(wanted, owner, context.remaining(ATTACH_BOUND)))
 
     def adopt(self, process: Process, pid_file: str) -> None:
         """The engine has brought `process`: know it from now on. Raises ShimError."""
@@ -427,7 +428,8 @@ class Container:
 
     async def _delete_init(self, init: Process, context: Context) -> None:
         after = init.move("delete")
-        await self._drain(init, context)
+        if init.state == states.STOPPED:  # else there is no output yet, and no end of it
+            await self._drain(init, context)
         problem: ShimError | None = None
         try:
             await self.engine.run(argv.delete(self.id), "failed to delete task")

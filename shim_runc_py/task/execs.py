@@ -12,7 +12,6 @@ from shim_runc_py.loop import Future
 from shim_runc_py.runc import argv
 from shim_runc_py.runc import spec as specs
 from shim_runc_py.runc.engine import BOUND
-from shim_runc_py.stdio.plan import plan
 from shim_runc_py.task import bundle, identifiers
 from shim_runc_py.task.container import ATTACH_BOUND
 from shim_runc_py.task.process import Process
@@ -40,18 +39,18 @@ def add(container: Container, request: ExecProcessRequest) -> None:
         text = f"process spec of exec {request.exec_id} is no JSON object: {error}"
         raise InvalidArgument(text) from None
     names = (request.stdin, request.stdout, request.stderr)
-    stdio = plan(*names, request.terminal)
     container.execs[request.exec_id] = Process(
-        request.exec_id, stdio, names, request.terminal, is_init=False, spec=spec
+        request.exec_id, names, request.terminal, is_init=False, spec=spec
     )
     container.host.publish(topics.exec_added(container.id, request.exec_id))
 
 
-async def start(container: Container, process: Process, context: Context) -> None:
+async def start(container: Container, exec_id: str, context: Context) -> Process:
     """Start an exec that was added. Raises ShimError."""
+    _check_init(container)  # before the exec is looked up, as clients of the stock shim see it
+    process = container.process(exec_id)
     async with process.gate:
-        if container.exits.init_reaped:
-            raise FailedPrecondition(f"container {container.id} init process is not running")
+        _check_init(container)
         after = process.move("start")
         if process.exited.done():  # an earlier start failed
             process.exited = Future()
@@ -70,6 +69,12 @@ async def start(container: Container, process: Process, context: Context) -> Non
         container.host.publish(topics.exec_started(container.id, process.id, process.pid))
         container.exits.watch(process)
         container.exits.announce(process)
+    return process
+
+
+def _check_init(container: Container) -> None:
+    if container.exits.init_reaped:
+        raise FailedPrecondition(f"container {container.id} init process is not running")
 
 
 async def _run(container: Container, process: Process, context: Context) -> None:

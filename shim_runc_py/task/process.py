@@ -14,7 +14,6 @@ from shim_runc_py.ttrpc.wellknown_pb2 import Timestamp
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from shim_runc_py.reaper import Exit
-    from shim_runc_py.stdio.plan import Plan
 
 # "Not exited" on the wire: the zero time of Go, which clients turn back into no time at all. An
 # absent field would be read as 1970 (SEMANTICS 1.1).
@@ -40,7 +39,6 @@ class Process:
         "id",
         "is_init",
         "pid",
-        "plan",
         "spec",
         "state",
         "stderr",
@@ -54,7 +52,6 @@ class Process:
     def __init__(
         self,
         id: str,
-        plan: Plan,
         stdio_names: tuple[str, str, str],
         terminal: bool,
         *,
@@ -64,7 +61,6 @@ class Process:
         """`stdio_names` are the request's strings, which State repeats; `spec` an exec's JSON."""
         self.id = id
         self.is_init = is_init
-        self.plan = plan
         self.stdin, self.stdout, self.stderr = stdio_names
         self.terminal = terminal
         self.spec = spec

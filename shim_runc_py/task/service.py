@@ -14,7 +14,7 @@ from shim_runc_py import log
 from shim_runc_py.api import task_pb2 as m
 from shim_runc_py.api.runc_options_pb2 import ProcessDetails
 from shim_runc_py.api.task_types_pb2 import ProcessInfo
-from shim_runc_py.errors import AlreadyExists, NotFound, ShimError
+from shim_runc_py.errors import AlreadyExists, InvalidArgument, NotFound, ShimError
 from shim_runc_py.task import execs, identifiers, options, states
 from shim_runc_py.task.container import Container, Host
 from shim_runc_py.ttrpc.server import Method
@@ -75,6 +75,8 @@ class TaskService:
 
     async def Create(self, request: m.CreateTaskRequest, context: Context) -> m.CreateTaskResponse:
         identifiers.check("container id", request.id)
+        if not request.bundle.startswith("/"):
+            raise InvalidArgument(f"bundle {request.bundle!r} must be an absolute path")
         if request.id in self.containers or request.id in self.creating:
             raise AlreadyExists(f"container {request.id}")
         self.creating.add(request.id)
@@ -93,11 +95,11 @@ class TaskService:
 
     async def Start(self, request: m.StartRequest, context: Context) -> m.StartResponse:
         container = self._container(request.id)
-        process = container.process(request.exec_id)
-        if process.is_init:
-            await container.start_init(context)
+        process = container.init
+        if request.exec_id:
+            process = await execs.start(container, request.exec_id, context)
         else:
-            await execs.start(container, process, context)
+            await container.start_init(context)
         return m.StartResponse(pid=process.pid)
 
     async def Delete(self, request: m.DeleteRequest, context: Context) -> m.DeleteResponse:

@@ -222,6 +222,10 @@ class Shim:
         assert result.status == 0, (result.status, result.stdout)
         return parse_answer(result.stdout)
 
+    def owns(self, bundle: Bundle) -> None:
+        """`close` is to end the container of this bundle, too."""
+        self._bundles.append(bundle)
+
     def run_delete(self, bundle: Bundle, debug: bool = False) -> Result:
         """`delete` for one of the containers."""
         began = time.monotonic()
@@ -268,7 +272,7 @@ class Shim:
         try:
             if self.alive():
                 for bundle in self._bundles:
-                    self._quietly(self._end, bundle.id)
+                    self.end(bundle.id)
                 self._quietly(self.task.shutdown)
                 try:
                     self.wait_gone(10 * SLOW)
@@ -284,12 +288,16 @@ class Shim:
             os.close(self._pidfd)
             Path(self.path).unlink(missing_ok=True)
 
+    def end(self, id: str) -> None:
+        """Kill and delete a container, as far as it is there."""
+        self._quietly(self._end, id)
+
     def _end(self, id: str) -> None:
         state = self.task.state(id)
-        if state.status == 4:
-            self.task.call("Resume", id=id)
-        if state.status != 3:
-            self.task.kill(id, 9, everyone=True)
+        if state.status == 4:  # runc 1.1 thaws a container when it updates it
+            self._quietly(lambda: self.task.call("Resume", id=id))
+        if state.status != 3:  # there is nothing to kill before a restore
+            self._quietly(self.task.kill, id, 9, "", True)
             if state.status != 1:
                 self.task.wait(id)
         self.task.delete(id)

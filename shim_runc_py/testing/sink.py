@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,11 @@ class Sink:
             for event in self.events()
             if container is None or event.message.container_id == container
         ]
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = BOUND) -> bool:
+        """Wait until `condition` holds, which is looked at after each event; tells whether."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
 
     def wait_for(self, topic: str, timeout: float = BOUND, **fields: Any) -> Event:
         """The first event with `topic` and these field values; raises TimeoutError."""

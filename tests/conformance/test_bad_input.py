@@ -100,7 +100,7 @@ def test_options_of_a_wrong_type_are_refused(shim, make_bundle, type_url, value,
 
 def test_options_without_a_value_are_no_options(shim, make_bundle):
     bundle = make_bundle("sleep")
-    shim._bundles.append(bundle)
+    shim.owns(bundle)
     shim.task.create(bundle, options=Any(type_url="containerd.runc.v1.Options"))
     assert (bundle.path / "options.json").read_text() == "{}"
 
@@ -108,7 +108,7 @@ def test_options_without_a_value_are_no_options(shim, make_bundle):
 @pytest.mark.stock(skip="wants the exact name", before=(1, 7))
 def test_options_may_be_named_with_a_host(shim, make_bundle):
     bundle = make_bundle("sleep")
-    shim._bundles.append(bundle)
+    shim.owns(bundle)
     value = Options(no_new_keyring=True).SerializeToString()
     options = Any(type_url="type.googleapis.com/containerd.runc.v1.Options", value=value)
     shim.task.create(bundle, options=options)

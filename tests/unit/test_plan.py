@@ -144,11 +144,11 @@ def test_a_path_must_be_absolute(uri):
 )
 @pytest.mark.parametrize("scheme", ["file", "binary"])
 def test_an_escape_that_cannot_be_is_refused(scheme, path):
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(ShimError, match="invalid URL escape"):
         plan("", f"{scheme}://{path}", "", False)
 
 
 @pytest.mark.parametrize("value", ["%", "%2", "%zz", "%00", "%+1"])
 def test_an_escape_of_an_argument_that_cannot_be_is_refused(value):
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(ShimError, match="invalid URL escape"):
         plan("", f"binary:///log?key={value}", "", False)
