@@ -38,6 +38,10 @@ BOUND = 60.0
 CHECKPOINT_BOUND = 600.0
 KILLED_BOUND = 2.0
 
+# What a shim that dies may leave to end by itself; to `delete` if it does not (`spawn_plain`).
+_PLAIN = ("start", "exec", "kill", "delete", "pause", "resume", "ps", "update")
+_NO_ROOM = (11, 12)  # EAGAIN, ENOMEM
+
 _MOST_OUTPUT = 1 << 20
 _MOST_LOG = 1 << 20
 
@@ -113,18 +117,7 @@ class Engine:
                 streams = spawn.Streams(-1, output, output)
                 if stdin is not None:
                     streams.stdin = given = _memfd(stdin)
-            child = spawn.spawn(
-                [
-                    *command_lines.common(
-                        self.binary, self.root, self._log, systemd_cgroup=self._systemd_cgroup
-                    ),
-                    *arguments,
-                ],
-                executable,
-                self._environ,
-                streams,
-                prepare=prepare,
-            )
+            child = self._spawn(executable, arguments, streams, prepare, prefix, before)
             try:
                 gone = self._reaper.child(child.pid)
                 if arguments[0] == "exec":
@@ -166,6 +159,30 @@ class Engine:
         """Kill exec commands that still run: what they would start a process in is gone."""
         for pid in self._execs:
             _kill_group(pid)
+
+    def _spawn(
+        self,
+        executable: str,
+        arguments: Sequence[str],
+        streams: spawn.Streams,
+        prepare: Callable[[], object] | None,
+        prefix: str,
+        before: int,
+    ) -> spawn.Child:
+        words_ = command_lines.common(
+            self.binary, self.root, self._log, systemd_cgroup=self._systemd_cgroup
+        )
+        words_ += arguments
+        if arguments[0] not in _PLAIN:
+            return spawn.spawn(words_, executable, self._environ, streams, prepare=prepare)
+        try:
+            return spawn.spawn_plain(words_, executable, self._environ, streams)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            raise self._error(
+                prefix, before, failure.not_started(self.binary, words(error))
+            ) from None
 
     def _log_size(self) -> int:
         try:

@@ -15,9 +15,12 @@ from shim_runc_py.shim import wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Mapping
 
     from shim_runc_py.shim.flags import Flags
+else:
+    import _signal as signal
 
 ENGINE_BOUND = 4.0  # seconds; containerd's own bound for the whole command is 5
 KILLED = 128 + 9  # the exit status when nobody knows better
@@ -89,11 +92,30 @@ def _delete_container(bundle: str, flags: "Flags", environ: "Mapping[str, str]")
     root = argv.root(base, flags.namespace)
     if os.path.basename(binary) in argv.KNOWN_ENGINES and not os.path.exists(f"{root}/{flags.id}"):
         return complaints
-    words = [
-        *argv.common(binary, root, f"{bundle}/log.json"),
-        *argv.delete(flags.id, force=True),
-    ]
+    log = f"{bundle}/log.json"
+    words = [*argv.common(binary, root, log), *argv.delete(flags.id, force=True)]
+    _end_engines(log)
     return complaints + _run_engine(words, environ)
+
+
+def _end_engines(log: str) -> None:
+    """Kill what a dead shim has left of engine commands for this bundle, known by their log."""
+    wanted = f"\0--log\0{log}\0".encode()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                pidfd = os.pidfd_open(int(name))
+            except OSError:
+                continue
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    found = wanted in file.read(65536)
+                if found:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            except OSError:
+                pass
+            finally:
+                os.close(pidfd)
 
 
 def _run_engine(words: list[str], environ: "Mapping[str, str]") -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 
 import pytest
@@ -181,11 +182,36 @@ def test_an_engine_dies_with_its_shim(make_bundle, start_shim, fake_engine, opti
     pidfd = os.pidfd_open(int(path.read_text()))
     os.kill(shim.pid, 9)
     shim.wait_gone()
-    import select
-
     ended = select.select([pidfd], [], [], 10)[0]
     os.close(pidfd)
     assert ended
+
+
+@pytest.mark.stock(skip="its engines end with it at once")
+@pytest.mark.parametrize("verb", ["start", "delete"])
+def test_an_engine_that_a_dead_shim_left_behind_ends_with_delete(
+    make_bundle, start_shim, fake_engine, options, verb
+):
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    shim.task.create(bundle, options=options)
+    path = bundle.path / "engine.pid"
+    fake_engine.on(verb, f"echo $$ >{path}; kill -STOP $$")
+    if verb == "delete":
+        shim.task.start(bundle.id)
+        shim.task.kill(bundle.id)
+        shim.task.wait(bundle.id)
+    shim.task.begin(verb.capitalize(), id=bundle.id)
+    wait_until(lambda: path.exists() and path.read_text().strip(), "the engine runs")
+    pidfd = os.pidfd_open(int(path.read_text()))
+    try:
+        os.kill(shim.pid, 9)
+        shim.wait_gone()
+        fake_engine.behave(verb)
+        assert shim.run_delete(bundle).status == 0
+        assert select.select([pidfd], [], [], 10)[0]
+    finally:
+        os.close(pidfd)
 
 
 @pytest.mark.stock(skip="1.6 publishes no exit for it")

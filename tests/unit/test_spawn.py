@@ -500,3 +500,37 @@ def test_a_relative_path_is_none(name):
 
 def test_no_name_is_not_found():
     assert spawn.find("", "/bin:/usr/bin") is None
+
+
+# without a fork
+
+
+def plain(code, output, **streams):
+    words = [PYTHON, "-IS", "-c", code]
+    return spawn.spawn_plain(words, PYTHON, {"A": "b"}, Streams(stdout=output, **streams))
+
+
+def test_a_plain_program_has_its_own_group_streams_and_environment(fds):
+    output = fds.keep(os.memfd_create("output"))
+    code = (
+        "import os; print(os.getpgid(0) == os.getpid(), os.environ['A'],"
+        f" os.readlink('/proc/self/fd/0'), os.path.exists('/proc/self/fd/{output}'))"
+    )
+    child = plain(code, output)
+    assert os.waitpid(child.pid, 0)[1] == 0
+    assert os.pread(output, 1000, 0) == b"True b /dev/null False\n"
+    assert child.failure() is None
+    child.close()
+
+
+def test_a_plain_program_blocks_no_signal(fds):
+    output = fds.keep(os.memfd_create("output"))
+    child = plain("print(open('/proc/self/status').read())", output)
+    os.waitpid(child.pid, 0)
+    (line,) = [x for x in os.pread(output, 65536, 0).split(b"\n") if x.startswith(b"SigBlk")]
+    assert int(line.split()[1], 16) == 0
+
+
+def test_a_plain_program_that_cannot_be_executed_is_an_error_at_once(fds):
+    with pytest.raises(FileNotFoundError):
+        spawn.spawn_plain(["nothing"], "/nothing/here", {}, Streams())
