@@ -19,7 +19,7 @@ test: prepare  ## the whole test suite, also against the real containerd and run
 	@$(SUDO) $(VENV)/bin/python scripts/unit-everywhere $(VENV)
 	$(SUDO) $(VENV)/bin/python -m pytest
 
-soak: prepare  ## the long runs: thousands of containers, on both shims
+soak: prepare  ## the long runs: thousands of containers, on both shims and through each containerd
 	PYRUNC_SOAK=1 $(SUDO) $(VENV)/bin/python -m pytest -m soak -s -o faulthandler_timeout=3600
 
 test-vm: prepare  ## Stats, OOM, Update, Pause and Kill on cgroup v2, with runc, crun and systemd, in a VM

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 
+from shim_runc_py import log
 from shim_runc_py.errors import ShimError, words
 from shim_runc_py.linux import spawn
 from shim_runc_py.runc import argv as command_lines
@@ -77,6 +78,7 @@ class Engine:
         self._reaper = reaper
         self.binary = binary or command_lines.DEFAULT_BINARY
         self.root = root
+        self._name = os.path.basename(bundle)
         self._log = f"{bundle}/log.json"
         self._environ = environ
         self._systemd_cgroup = systemd_cgroup
@@ -137,6 +139,7 @@ class Engine:
                         raise self._error(prefix, before, text) from None
                 finally:
                     self._execs.discard(child.pid)
+                log.debug("engine", verb=arguments[0], container=self._name, status=ended.status)
                 said = None if output < 0 else _contents(output)
                 if ended.status == 0 and not timed_out:
                     return said or ""

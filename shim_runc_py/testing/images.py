@@ -1,6 +1,6 @@
 """OCI images made on the spot: no registry, no network, no builder.
 
-An image here is one layer, made from files of this machine, in an OCI image layout packed as a tar
+An image's layers are made from files of this machine, in an OCI image layout packed as a tar
 archive (image-spec, image-layout.md), which `ctr images import` takes.
 """
 
@@ -46,7 +46,7 @@ int main(void)
 
 
 class Rootfs:
-    """A directory that becomes an image's only layer."""
+    """A directory that becomes an image's lowest layer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,11 +128,12 @@ def archive(
     command: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     user: str = "",
+    above: Sequence[Path] = (),
 ) -> str:
     """Write the image `name` (`host/repository:tag`) as an OCI archive; returns its id (digest of
-    the config). The same files give the same bytes.
+    the config). The same files give the same bytes. `above` are directories, a further layer each.
     """
-    layer = _layer(rootfs.path)
+    layers = [_layer(path) for path in (rootfs.path, *above)]
     blobs: dict[str, bytes] = {}
     settings: dict[str, Any] = {
         "Env": [f"{key}={value}" for key, value in {"PATH": "/bin", **(environ or {})}.items()]
@@ -149,16 +150,16 @@ def archive(
         "architecture": _ARCHITECTURES.get(machine, machine),
         "os": "linux",
         "config": settings,
-        "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
-        "history": [{"created": TIME, "created_by": "pyrunc"}],
+        "rootfs": {"type": "layers", "diff_ids": [_digest(layer) for layer in layers]},
+        "history": [{"created": TIME, "created_by": "pyrunc"} for _ in layers],
     }
-    packed = gzip.compress(layer, compresslevel=1, mtime=0)
+    packed = [gzip.compress(layer, compresslevel=1, mtime=0) for layer in layers]
     config_descriptor = _store(blobs, _CONFIG, _json(config))
     manifest = {
         "schemaVersion": 2,
         "mediaType": _MANIFEST,
         "config": config_descriptor,
-        "layers": [_store(blobs, _LAYER, packed)],
+        "layers": [_store(blobs, _LAYER, layer) for layer in packed],
     }
     descriptor = _store(blobs, _MANIFEST, _json(manifest))
     descriptor["annotations"] = {

@@ -17,7 +17,9 @@ import pytest
 from shim_runc_py.testing.daemon import Daemon
 from shim_runc_py.testing.generations import Generation
 from tests.containerd import pairings
+from tests.containerd.client import Client, Listener
 from tests.containerd.compatibility import Recorder
+from tests.containerd.docker import Docker
 from tests.containerd.pairings import Pairing
 from tests.containerd.user import Events, User
 
@@ -30,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "control: runs with the stock shims, too")
-    config.addinivalue_line("markers", "generations(since=version): which containerds have it")
+    config.addinivalue_line("markers", "generations(since=, before=version): which have it")
     path = config.getoption("--compatibility", None)
     if path:
         config.pluginmanager.register(Recorder(Path(path)))
@@ -45,11 +47,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         warnings.warn(text, stacklevel=1)
     control = metafunc.definition.get_closest_marker("control") is not None
     limit = metafunc.definition.get_closest_marker("generations")
-    since = limit.kwargs["since"] if limit else (0,)
+    limits = limit.kwargs if limit else {}
+    since, before = limits.get("since", (0,)), limits.get("before", (99,))
     chosen = [
         pairing
         for pairing in found
-        if (control or not pairing.stock) and pairing.generation.major >= since
+        if (control or not pairing.stock) and since <= pairing.generation.major < before
     ]
     metafunc.parametrize("pairing", chosen, ids=str)
 
@@ -136,3 +139,34 @@ def events(daemon: Daemon) -> Iterator[Events]:
     subscribed = Events(daemon)
     yield subscribed
     subscribed.close()
+
+
+@pytest.fixture(scope="module")
+def clients(daemons):
+    """A client for each containerd; gRPC keeps descriptors, so they are made before the tests."""
+    made: dict[str, Client] = {}
+
+    def get(generation):
+        if generation.version not in made:
+            made[generation.version] = Client(daemons(generation))
+            made[generation.version].publish("/probe")
+        return made[generation.version]
+
+    found, _ = pairings.find(everything=False)
+    for pairing in found:
+        get(pairing.generation)
+    yield get
+    for client in made.values():
+        client.close()
+
+
+@pytest.fixture
+def docker(clients, daemon, pairing, rootfs):
+    return Docker(clients(pairing.generation), pairing.runtime, rootfs)
+
+
+@pytest.fixture
+def listener(docker):
+    made = Listener(docker.client)
+    yield made
+    made.close()

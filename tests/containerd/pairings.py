@@ -76,6 +76,7 @@ def daemon(generation: Generation, name: str, *, debug: bool = True) -> Daemon:
     """A containerd in the session's directory, not yet started; `discard` removes it."""
     directory = Path(plugin._session) / name
     directory.mkdir()
+    directory.parent.chmod(0o711)  # root of a user namespace has to get to its bundle
     launcher = Path(plugin.binaries()[0].path)
     wrapper = directory / "bin" / f"containerd-shim-{OURS_TASK3}-v2"
     wrapper.parent.mkdir()

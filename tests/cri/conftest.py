@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,14 +15,6 @@ from shim_runc_py.testing.cri_daemon import CRIDaemon
 pytest.importorskip("grpc", reason="the extra `cri` is not installed")
 
 from tests.cri.node import Node
-
-
-def pytest_collection_modifyitems(items):
-    if os.environ.get("PYRUNC_SOAK"):
-        return
-    for item in items:
-        if item.get_closest_marker("soak"):
-            item.add_marker(pytest.mark.skip(reason="long; run it with PYRUNC_SOAK=1"))
 
 
 @pytest.fixture(autouse=True)
