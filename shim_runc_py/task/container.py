@@ -13,6 +13,7 @@ from shim_runc_py import log
 from shim_runc_py.errors import InvalidArgument, NotFound, ShimError, words
 from shim_runc_py.events import topics
 from shim_runc_py.linux import cgroup
+from shim_runc_py.loop import Future
 from shim_runc_py.runc import argv, failure
 from shim_runc_py.runc import spec as specs
 from shim_runc_py.runc.engine import BOUND, CREATE_BOUND, Engine, EngineError, PrepareError
@@ -96,6 +97,7 @@ class Container:
         self.execs: dict[str, Process] = {}
         self.exits = ExitOrder(host.loop, self._init_gone, self._tell_exit)
         self.pausing = False
+        self._kills: list[Future[None]] = []  # each until it is answered
         self._cgroup: cgroup.Cgroup | None = None
         self._oom = oom.Watch()
         self._rootfs = Rootfs(host.loop, host.reaper, request.bundle, request.rootfs, host.environ)
@@ -318,8 +320,8 @@ class Container:
             raise ShimError(text) from None
 
     async def _kill_init(self, signum: int, everyone: bool, context: Context) -> None:
-        if not everyone and self._signals_itself(signum):
-            return
+        answered: Future[None] = Future()
+        self._kills.append(answered)
         try:
             await self.engine.run(
                 argv.kill(self.id, signum, everyone=everyone),
@@ -333,25 +335,9 @@ class Container:
             if failure.says_missing(text):
                 raise NotFound("no such container") from None
             raise ShimError(f"unknown error after kill: {text}") from None
-
-    def _signals_itself(self, signum: int) -> bool:
-        """Send `signum` to a running init as its engine would, without the engine; False if not.
-
-        runc and crun do the same one system call, if it is not SIGKILL to a shared pid namespace
-        or to a frozen container. Whatever else there is to a signal, and every error, is left to
-        the engine (docs/decisions.md). Init was not waited for, so its pid is nobody else's.
-        """
-        init = self.init
-        known = self.engine.binary.rpartition("/")[2] in argv.KNOWN_ENGINES
-        alive = init.gone is not None and not init.gone.done()
-        plain = known and alive and self._private_pids and init.state == states.RUNNING
-        if not plain or self.pausing or not 1 <= signum <= _LAST_SIGNAL:
-            return False
-        try:
-            os.kill(init.pid, signum)
-        except OSError:
-            return False
-        return True
+        finally:
+            self._kills.remove(answered)
+            answered.settle(None)
 
     async def pause(self, context: Context) -> None:
         """Freeze every process. Raises ShimError."""
@@ -430,6 +416,10 @@ class Container:
         after = init.move("delete")
         if init.state == states.STOPPED:  # else there is no output yet, and no end of it
             await self._drain(init, context)
+        # After the answer containerd closes the connection: a Kill that is not answered by then has
+        # failed for its caller, although it has done what it should.
+        for answered in tuple(self._kills):
+            await answered
         problem: ShimError | None = None
         try:
             await self.engine.run(argv.delete(self.id), "failed to delete task")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shim_runc_py.testing import conditions
 from shim_runc_py.testing.shims import refused
 
 ZERO_TIME = -62135596800
@@ -263,3 +264,27 @@ def test_the_bundle_gets_the_files_that_delete_reads(make_bundle, start_shim):
         assert (bundle.path / name).read_text() == content
     for name in ("options.json", "runtime"):
         assert (bundle.path / name).stat().st_mode & 0o7777 == 0o600
+
+
+@pytest.mark.stock(skip="an exit is not told while a Kill is under way")
+def test_a_kill_is_answered_before_the_delete_that_follows_the_exit(
+    make_bundle, start_shim, fake_engine, place, sink
+):
+    # containerd closes its connection once Delete is answered. A Kill that is still on its way then
+    # fails with "ttrpc: closed", and with it StopPodSandbox or StopContainer.
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    shim.task.create(bundle, options=conditions.options(str(fake_engine.path)))
+    shim.task.start(bundle.id)
+    go, order = place / "go", place / "order"
+    wait = f"while [ ! -e {go} ]; do sleep 0.01; done"
+    fake_engine.on("kill", f'runc "$@"; {wait}; echo killed >>{order}; exit 0')
+    fake_engine.on("delete", f"echo deleted >>{order}")
+    killing = shim.task.begin("Kill", id=bundle.id, signal=9)
+    sink.wait_for("/tasks/exit")
+    deleting = shim.task.begin("Delete", id=bundle.id)
+    shim.task.call("Connect", id="nobody")  # answered after Delete has begun
+    go.touch()
+    shim.task.finish("Kill", killing)
+    shim.task.finish("Delete", deleting)
+    assert order.read_text().split() == ["killed", "deleted"]
