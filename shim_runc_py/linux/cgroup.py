@@ -38,7 +38,7 @@ class Cgroup:
         for controller in ("", "devices", "pids", "memory", "cpu"):
             top = self.directories.get(controller)
             if top is not None and os.path.isdir(top):
-                return procfs.read_pids(f"{path}/cgroup.procs" for path in _tree(top))
+                return procfs.read_pids(f"{path}/cgroup.procs" for path in tree(top))
         return []
 
 
@@ -147,7 +147,8 @@ def localize(path: str, root: str) -> str:
     return "" if path == "/" else path
 
 
-def _tree(top: str) -> list[str]:
+def tree(top: str) -> list[str]:
+    """`top` and every directory below it, parents first; what is gone is left out."""
     directories = [top]
     for directory in directories:
         try:

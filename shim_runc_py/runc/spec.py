@@ -47,6 +47,14 @@ def wants_systemd_cgroup(spec: dict[str, Any]) -> bool:
     return isinstance(path, str) and path.count(":") == 2 and "/" not in path
 
 
+def own_cgroup(spec: dict[str, Any], id: str) -> str:
+    """The absolute cgroups path if it is named like the container, so nobody else's; else ""."""
+    linux = spec.get("linux")
+    path = linux.get("cgroupsPath") if isinstance(linux, dict) else None
+    words = path.split("/") if isinstance(path, str) else [None]
+    return "/".join(words) if words[0] == "" and words[-1] == id != "" and ".." not in words else ""
+
+
 def check_object(text: bytes) -> dict[str, Any]:
     """`text` as a JSON object; raises ValueError when it is none."""
     found = json.loads(text)

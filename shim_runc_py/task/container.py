@@ -12,7 +12,7 @@ import os
 from shim_runc_py import log
 from shim_runc_py.errors import InvalidArgument, NotFound, ShimError, words
 from shim_runc_py.events import topics
-from shim_runc_py.linux import cgroup
+from shim_runc_py.linux import cgroup, remains
 from shim_runc_py.loop import Future
 from shim_runc_py.runc import argv, failure
 from shim_runc_py.runc import spec as specs
@@ -83,6 +83,7 @@ class Container:
         except specs.UnsafeCwd as error:
             raise InvalidArgument(f"container {request.id}: {error}") from None
         self._private_pids = specs.has_private_pid_namespace(spec)
+        self._own_cgroup = specs.own_cgroup(spec, request.id)
         self.engine = Engine(
             host.loop,
             host.reaper,
@@ -160,10 +161,20 @@ class Container:
         if created or (not state_existed and os.path.exists(f"{self.engine.root}/{self.id}")):
             await self._try(argv.delete(self.id, force=True), "cleaning up a failed create", BOUND)
             await self.await_killed(self.init)
+            await self._sweep()
         try:
             await self._rootfs.unmount()
         except ShimError as error:
             log.warning("cleaning up a failed create", container=self.id, error=error)
+
+    async def _sweep(self) -> None:
+        """An engine that died half-way has not written down which cgroups it made."""
+        tops = remains.directories(self._own_cgroup) if self._own_cgroup else []
+        for _ in range(200):
+            if remains.sweep(tops):
+                return
+            await self.host.loop.sleep(0.01)
+        log.error("cgroup is left behind", container=self.id, path=self._own_cgroup)
 
     async def open_stdio(self, process: Process, context: Context) -> None:
         """New streams for the engine command that brings `process`. Raises ShimError."""
@@ -227,6 +238,8 @@ class Container:
             await self._try(
                 argv.kill(self.id, _signal.SIGKILL, everyone=True), "failed to kill init's children"
             )
+            if self._cgroup is not None and self._own_cgroup:  # the engine may have failed
+                remains.kill(self._cgroup.pids())
 
     def _tell_exit(self, process: Process, how: Exit) -> None:
         self._oom.look()

@@ -16,6 +16,7 @@ from shim_runc_py.api.task_pb2 import DeleteResponse
 from shim_runc_py.api.types_pb2 import Mount
 from shim_runc_py.testing import leaks
 from shim_runc_py.testing.daemon import wait_until
+from shim_runc_py.ttrpc.status import RpcError
 
 STATE = Path("/run/containerd/runc/test")
 BUDGET = 5.0  # seconds; containerd's own for the command
@@ -141,6 +142,40 @@ def test_a_shim_that_was_killed_inside_an_engine_command_is_cleaned_up_after(
     nothing_of(bundle)
 
 
+@pytest.mark.parametrize("after", ["0", "0.005", "0.01", "0.015", "0.02"])
+@pytest.mark.stock(skip="leaves the cgroups of an engine that was killed half-way")
+def test_an_engine_that_was_killed_while_it_creates_leaves_nothing(
+    make_bundle, start_shim, fake_engine, options, after
+):
+    """The shim and runc die together at some moment of runc's create."""
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    fake_engine.on("create", f"(sleep {after}; kill -9 {shim.pid}) & ")
+    shim.task.begin("Create", id=bundle.id, bundle=str(bundle), options=options)
+    shim.wait_gone()
+    fake_engine.behave("create")
+    delete(shim, bundle)
+    nothing_of(bundle)
+
+
+@pytest.mark.stock(skip="leaves runc's half-made container")
+@pytest.mark.parametrize("after", ["0.005", "0.01", "0.015", "0.02"])
+def test_a_create_whose_engine_is_killed_leaves_nothing(
+    make_bundle, start_shim, fake_engine, options, after
+):
+    """The same without the death of the shim: it cleans up itself, and the create can be redone."""
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    fake_engine.on("create", f"(sleep {after}; kill -9 $$) & ")
+    try:
+        shim.task.create(bundle, options=options)
+    except RpcError:
+        nothing_of(bundle)
+        fake_engine.behave("create")
+        shim.task.create(bundle, options=options)
+    assert shim.task.state(bundle.id).status == 1
+
+
 def test_what_shares_the_pid_namespace_of_the_host_is_ended(make_bundle, start_shim):
     bundle = make_bundle("sleep", ["/bin/sh", "-c", "sleep 1000 & sleep 1000 & sleep 1000"])
     kept = [n for n in bundle.config["linux"]["namespaces"] if n["type"] != "pid"]
@@ -260,6 +295,8 @@ def test_an_engine_that_is_gone_is_told_and_no_obstacle(make_bundle, start_shim,
     result = shim.run_delete(bundle)
     assert result.status == 0
     assert b"failed to remove runc container" in result.stderr
+    if not shim.binary.stock:
+        wait_until(lambda: not leaks.contained(), "its processes are ended without it", 5)
     engine.symlink_to(str(shutil.which("runc")))
     delete(shim, bundle)
     nothing_of(bundle)

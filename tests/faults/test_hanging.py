@@ -160,4 +160,6 @@ def test_the_end_of_a_shared_pid_namespace_is_told_though_its_engine_hangs(
     os.kill(pid, 9)
     assert shim.task.wait(bundle.id, timeout=20).exit_status == 137
     sink.wait_for("/tasks/exit", 20, id=bundle.id)
+    call = shim.task.call
+    wait_until(lambda: not call("Pids", id=bundle.id).processes, "nothing of it runs", 5)
     fake_engine.behave("kill")
