@@ -21,10 +21,14 @@ Kernel facts
   Masters are watched edge-triggered and therefore used until EAGAIN. Adding a descriptor to an
   epoll reports what it is ready for at that moment, so no edge is missed between the two.
 * splice does not append to a file opened with O_APPEND.
+* A pipe has room for 64 KiB, and each splice of that wakes two processes. With 256 KiB it is twice
+  as fast at half the cost (benchmarks, `stdio`). Room costs memory only while it is used, but it
+  is given to those alone that were found full.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 PORTION = 65536
 _MOST_ROUNDS = 16  # portions moved before others get their turn
+_WIDE = 262144  # bytes in a pipe that is busy
 _EIO = 5
 
 
@@ -69,6 +74,7 @@ class Pump:
         self._sink_is_terminal = sink_is_terminal
         self._drop_unwritable = drop_unwritable
         self._rest = memoryview(b"")
+        self._portion = PORTION
         self._last = False
         self._watched = -1
         self.ended: Future[OSError | None] = Future()
@@ -127,6 +133,14 @@ class Pump:
         if self._source_is_terminal:
             self._loop.soon(self._run)
 
+    def _widen(self) -> None:
+        self._portion = _WIDE
+        for fd in (self._source, self._sink):
+            try:
+                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _WIDE)
+            except OSError:  # no pipe, or its owner has no room left
+                continue
+
     def _blocked(self) -> None:
         if self._rest:
             self._wait_for_sink()
@@ -150,9 +164,12 @@ class Pump:
             self._wait_for_source()
 
     def _splice(self) -> int:
-        return os.splice(
-            self._source, self._sink, PORTION, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
+        count = os.splice(
+            self._source, self._sink, self._portion, flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
         )
+        if count == PORTION == self._portion:  # it was full
+            self._widen()
+        return count
 
     def _copy(self) -> int:
         if not self._rest:

@@ -164,13 +164,14 @@ def test_a_stalled_sink_holds_up_nobody_else(loop, fds, splice):
 @splice
 def test_a_busy_pump_lets_others_have_their_turn(loop, fds, monkeypatch, splice):
     monkeypatch.setattr(pump_module, "PORTION", 10)
+    monkeypatch.setattr(pump_module, "_WIDE", 10)
     source, feed = fds.pipe()
     drain, sink = fds.pipe()
     os.write(feed, MUCH[:1000])
     pump = Pump(loop, source, sink, splice=splice)
     loop.turn()
     got = read_all(drain)
-    assert len(got) == 10 * pump_module._MOST_ROUNDS
+    assert 0 < len(got) <= 10 * pump_module._MOST_ROUNDS < 1000
     fds.close(feed)
     while not pump.ended.done():
         loop.turn()
@@ -581,3 +582,17 @@ def test_a_terminal_is_told_from_a_pipe(fds, terminal):
 def test_a_size_is_cut_to_16_bits(fds, terminal, asked, size):
     pty.resize(terminal[0], *asked)
     assert os.get_terminal_size(open_slave(fds, terminal[1])) == size
+
+
+@pytest.mark.parametrize(("amount", "wide"), [(PORTION - 1, False), (PORTION, True)])
+def test_a_pipe_that_was_full_gets_more_room_and_others_do_not(loop, fds, amount, wide):
+    source, write_end = fds.pipe()
+    read_end, sink = fds.pipe()
+    before = fcntl.fcntl(sink, fcntl.F_GETPIPE_SZ)
+    pump = Pump(loop, source, sink, splice=True)
+    os.write(write_end, bytes(amount))
+    turn(loop, 3)
+    assert len(os.read(read_end, 1 << 20)) == amount
+    assert (fcntl.fcntl(sink, fcntl.F_GETPIPE_SZ) > before) == wide
+    assert (fcntl.fcntl(source, fcntl.F_GETPIPE_SZ) > before) == wide
+    pump.stop()
