@@ -8,6 +8,8 @@ from pathlib import Path
 
 from shim_runc_py import __version__
 
+_IN_PATH = ("/usr/local", "/usr")  # of containerd, wherever it was started
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line; man page and completions are made from it."""
@@ -48,26 +50,62 @@ def parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--image", default="", help="an image of this node that has a shell")
     verify.add_argument("-o", "--output", choices=["text", "json"], default="text")
-    for name, what in (
-        ("install", "put the shim where containerd finds it"),
-        ("uninstall", "remove what install put there; running shims go on"),
-    ):
-        command = commands.add_parser(name, help=what, description=what.capitalize() + ".")
+    install = commands.add_parser(
+        "install",
+        help="put the shim where containerd finds it, and register the handler",
+        description="Copy the shim with everything it needs to DIR, and add the handler to "
+        "containerd's configuration: as a marked block at its end, or as conf.d/pyrunc.toml where "
+        "that is imported. containerd has to read the result and find nothing else changed, "
+        "before it is put in place.",
+    )
+    uninstall = commands.add_parser(
+        "uninstall",
+        help="remove what install put there; running shims go on",
+        description="Remove the shim from DIR and the handler from containerd's configuration. "
+        "Running shims go on.",
+    )
+    for command in (install, uninstall):
         command.add_argument(
             "--prefix",
             default="/usr/local",
             metavar="DIR",
             help="where bin and lib are (default: %(default)s)",
         )
-        if name == "install":
-            command.add_argument(
-                "--launcher-only", action="store_true", help="only the launchers and their modules"
-            )
-            command.add_argument(
-                "--python-launcher",
-                action="store_true",
-                help="the Python launcher, even where the native one is possible",
-            )
+        command.add_argument(
+            "--config",
+            default="/etc/containerd/config.toml",
+            metavar="FILE",
+            help="containerd's configuration (default: %(default)s)",
+        )
+        command.add_argument(
+            "--handler",
+            default="pyrunc",
+            metavar="NAME",
+            help="of the RuntimeClass (default: %(default)s)",
+        )
+        command.add_argument(
+            "--containerd",
+            default="containerd",
+            metavar="PROGRAM",
+            help="containerd itself, which checks the configuration (default: %(default)s)",
+        )
+        command.add_argument(
+            "--restart",
+            nargs="?",
+            const="systemctl restart containerd",
+            default="",
+            metavar="COMMAND",
+            help="restart containerd if its configuration has changed, wait until CRI is back, "
+            "and go back to the old configuration if it is not (COMMAND: %(const)s)",
+        )
+    install.add_argument(
+        "--launcher-only", action="store_true", help="leave containerd's configuration alone"
+    )
+    install.add_argument(
+        "--python-launcher",
+        action="store_true",
+        help="the Python launcher, even where the native one is possible",
+    )
     return top
 
 
@@ -96,18 +134,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _install(options: argparse.Namespace) -> int:
-    from shim_runc_py.tools import install
+    from shim_runc_py.tools import install, registration
+    from shim_runc_py.tools.containerd import Containerd
+    from shim_runc_py.tools.handler import Handler, Refused
 
     prefix = Path(options.prefix).absolute()
+    config = Path(options.config).absolute()
+    daemon = Containerd(options.containerd)
+    said: list[str] = []
     try:
         if options.command == "install":
-            said = install.install(prefix, native=not options.python_launcher)
+            path = "" if str(prefix) in _IN_PATH else f"{prefix}/bin/{install.NAME}"
+            handler = Handler(options.handler, path)
+            said += install.install(prefix, native=not options.python_launcher)
+            if not options.launcher_only:
+                said += registration.register(config, handler, daemon, options.restart)
         else:
-            said = install.uninstall(prefix)
-    except install.InstallError as error:
+            # First the handler: a containerd with a handler needs its binary.
+            said += registration.unregister(config, options.handler, daemon, options.restart)
+            said += install.uninstall(prefix)
+    except (install.InstallError, Refused) as error:
+        if said:
+            print("\n".join(said))
         print(f"pyrunc {options.command}: {error}", file=sys.stderr)
         return 1
-    print("\n".join(said))
+    print("\n".join(said or ["nothing to remove"]))
     return 0
 
 

@@ -73,7 +73,7 @@ def install(prefix: Path, *, native: bool = True) -> list[str]:
 
 
 def uninstall(prefix: Path) -> list[str]:
-    """Remove what `install` made below `prefix`; running shims go on. Raises InstallError."""
+    """Remove what `install` made below `prefix`; returns what. Raises InstallError."""
     said = []
     for path in (prefix / "bin" / NAME, prefix / "lib" / NAME):
         try:
@@ -86,7 +86,7 @@ def uninstall(prefix: Path) -> list[str]:
         except OSError as error:
             raise InstallError(f"{path}: {error.strerror}; try sudo") from None
         said.append(f"removed {path}")
-    return said or ["nothing to remove"]
+    return said
 
 
 def compiled() -> bytes | None:
