@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from shim_runc_py import log
-from shim_runc_py.errors import InvalidArgument, NotFound, ShimError, words
+from shim_runc_py.errors import NOT_FOUND, UNKNOWN, InvalidArgument, NotFound, ShimError, words
 from shim_runc_py.events import topics
 from shim_runc_py.linux import cgroup, remains
 from shim_runc_py.loop import Future
@@ -312,7 +312,8 @@ class Container:
         try:
             return metrics.stats(found)
         except OSError as error:
-            raise ShimError(f"open {error.filename}: {words(error)}") from None
+            code = NOT_FOUND if isinstance(error, FileNotFoundError) else UNKNOWN
+            raise ShimError(f"open {error.filename}: {words(error)}", code) from None
 
     # verbs on the running container
 

@@ -174,7 +174,9 @@ def test_stats_agree_with_the_cgroup(worked):
         assert found.memory.pgfault <= int(stat["pgfault"])
         assert found.memory.anon > 0
         throttled = (directory / "cpu.stat").read_text().splitlines()
-        assert f"nr_throttled {found.cpu.nr_throttled}" in throttled
+        # The sleeping shell of the container may have got a turn meanwhile.
+        now = int(dict(line.split() for line in throttled)["nr_throttled"])
+        assert 0 < found.cpu.nr_throttled <= now
         return
     memory = Path(directories["memory"])
     assert found.memory.usage.limit == int((memory / "memory.limit_in_bytes").read_text())
@@ -198,7 +200,7 @@ def test_pressure_is_told(worked):
         assert part.psi.HasField("full")
 
 
-def test_stats_of_a_container_whose_cgroup_has_gone(make_bundle, start_shim):
+def test_stats_of_a_container_whose_cgroup_has_gone(make_bundle, start_shim, binary):
     """Zeros on v1, an error on v2: as the stock shim has it."""
     bundle = make_bundle("exit-7")
     shim = start_shim(bundle)
@@ -211,7 +213,8 @@ def test_stats_of_a_container_whose_cgroup_has_gone(make_bundle, start_shim):
             os.rmdir(directory)
     if unified:
         (directory,) = directories
-        with refused(2, f"open {directory}/cgroup.controllers: no such file or directory"):
+        code = 2 if binary.stock and binary.version < (2,) else 5
+        with refused(code, f"open {directory}/cgroup.controllers: no such file or directory"):
             metrics(shim, bundle.id)
         return
     found = metrics(shim, bundle.id)
