@@ -15,7 +15,8 @@ Kernel facts
   together with EPOLLERR), until it is read again; no inotify is needed. Of its counters, `oom_kill`
   is the one that also counts kills because of a limit further up. Reading it gives ENODEV once the
   cgroup was removed, which systemd does as soon as a scope is empty; what it has counted remains
-  in the counters of the cgroup above, summed up with those of its siblings.
+  in the counters of the cgroup above, summed up with those of its siblings. crun has a cgroup of
+  its own inside the scope: then that is the one above the scope.
 """
 
 from __future__ import annotations
@@ -144,8 +145,9 @@ class UnifiedWatch(Watch):
         self._loop = loop
         self._report = report
         self._fd = os.open(f"{directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
-        self._above = f"{os.path.dirname(directory)}/memory.events"
-        self._kills_above = _oom_kills(read_bytes(self._above))
+        parent = os.path.dirname(directory)
+        self._above = [f"{path}/memory.events" for path in (parent, os.path.dirname(parent))]
+        self._kills_above = self._read_above()
         self._kills = self._read() or 0
         self._removed = False
         loop.watch(self._fd, select.EPOLLPRI, self._changed)
@@ -157,9 +159,14 @@ class UnifiedWatch(Watch):
             return None
         return _oom_kills(text)
 
+    def _read_above(self) -> list[int | None]:
+        """Of the two cgroups above, nearest first; None for what is not there."""
+        texts = [read_bytes(path) for path in self._above]
+        return [None if text is None else _oom_kills(text) for text in texts]
+
     def _changed(self, _: int = 0) -> None:
         # In this order: a kill that comes in between is in the first number, or in neither.
-        above = _oom_kills(read_bytes(self._above))
+        above = self._read_above()
         kills = self._read()
         if kills is None:
             self._removed = True
@@ -176,8 +183,13 @@ class UnifiedWatch(Watch):
 
     async def settle(self, killed: bool) -> None:
         self.look()
-        if killed and self._removed and _oom_kills(read_bytes(self._above)) > self._kills_above:
-            self._report()
+        if not (killed and self._removed):
+            return
+        for before, now in zip(self._kills_above, self._read_above(), strict=True):
+            if now is not None:  # the nearest that is left
+                if now > (before or 0):
+                    self._report()
+                return
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -186,5 +198,5 @@ class UnifiedWatch(Watch):
             self._fd = -1
 
 
-def _oom_kills(text: bytes | None) -> int:
-    return numbers_by_key(text or b"").get(b"oom_kill", 0)
+def _oom_kills(text: bytes) -> int:
+    return numbers_by_key(text).get(b"oom_kill", 0)

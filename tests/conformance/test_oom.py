@@ -11,6 +11,7 @@ import pytest
 from shim_runc_py.linux import cgroup
 from shim_runc_py.testing import conditions, leaks
 from shim_runc_py.testing.daemon import wait_until
+from tests.conformance.reading import own_cgroups, removed
 
 pytestmark = pytest.mark.cgroup
 RUNNING = 2
@@ -168,9 +169,7 @@ def test_an_oom_kill_is_told_of_when_its_cgroup_has_gone(make_bundle, start_shim
     output = outputs()
     shim = start_shim(bundle)
     pid = shim.task.create(bundle, stdout=str(output)).pid
-    directories = {
-        path for path in cgroup.of(pid).directories.values() if bundle.id in os.path.basename(path)
-    }
+    directories = own_cgroups(pid, bundle.id)
     assert directories
     shim.task.start(bundle.id)
     output.wait_for(b"ready\n")
@@ -192,9 +191,7 @@ def test_a_cgroup_that_is_removed_is_no_oom_kill(make_bundle, start_shim, sink):
     bundle = make_bundle("oom", ["/bin/sleep", "1000"])
     shim = start_shim(bundle)
     pid = shim.task.create(bundle).pid
-    directories = {
-        path for path in cgroup.of(pid).directories.values() if bundle.id in os.path.basename(path)
-    }
+    directories = own_cgroups(pid, bundle.id)
     shim.task.start(bundle.id)
     os.kill(shim.pid, signal.SIGSTOP)
     try:
@@ -206,14 +203,3 @@ def test_a_cgroup_that_is_removed_is_no_oom_kill(make_bundle, start_shim, sink):
     assert shim.task.wait(bundle.id).exit_status == 137
     sink.wait_for("/tasks/exit")
     assert sink.topics()[2:] == ["/tasks/exit"]
-
-
-def removed(path):
-    """Remove the cgroup, if nobody else has; False while something is in it."""
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        pass
-    except OSError:
-        return False
-    return True

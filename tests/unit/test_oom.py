@@ -278,6 +278,30 @@ def test_v2_a_kill_in_a_cgroup_that_has_gone_is_seen_above(
     assert told.times == times
 
 
+def test_v2_a_kill_in_a_scope_that_has_gone_is_seen_in_the_slice(loop, told, unified):
+    """crun has a cgroup of its own inside the scope that systemd removes."""
+    inner = unified.path / "container"
+    inner.mkdir()
+    (inner / "memory.events").write_text(EVENTS.format(0))
+    watch = oom.watch(Files(), Cgroup(True, {"": str(inner)}), told)
+    unified.kills_above(1)
+    (unified.path / "memory.events").unlink()
+    unified.gone()
+    run(loop, watch.settle(True))
+    assert told.times == 1
+
+
+def test_v2_the_nearest_cgroup_that_is_left_decides(loop, told, unified):
+    inner = unified.path / "container"
+    inner.mkdir()
+    (inner / "memory.events").write_text(EVENTS.format(0))
+    watch = oom.watch(Files(), Cgroup(True, {"": str(inner)}), told)
+    unified.kills_above(1)
+    unified.gone()
+    run(loop, watch.settle(True))
+    assert told.times == 0
+
+
 def test_v2_a_kill_in_a_neighbour_that_was_seen_before_is_not_ours(loop, told, unified):
     files = Files()
     watch = oom.watch(files, unified.cgroup, told)
