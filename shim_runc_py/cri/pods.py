@@ -55,6 +55,8 @@ class Pod:
     handler: str = ""
     restart: str = ALWAYS
     grace: int = DEFAULT_GRACE
+    host_network: bool = False
+    share_processes: bool = False  # one pid namespace for all containers
     log_root: Path = LOG_ROOT
     config: pb.PodSandboxConfig = field(default_factory=pb.PodSandboxConfig)
 
@@ -74,11 +76,9 @@ class Pod:
                 name=self.name, uid=self.uid, namespace=self.namespace, attempt=attempt
             )
         )
-        host_network = (
-            made.linux.security_context.namespace_options.network == pb.NamespaceMode.NODE
-        )
-        if not made.hostname and not host_network:
+        if not made.hostname and not self.host_network:
             made.hostname = self.name
+        self._choose_namespaces(made.linux.security_context.namespace_options)
         made.log_directory = str(self.log_directory)
         made.labels.update(self.labels())
         return made
@@ -95,7 +95,15 @@ class Pod:
             made.args[:] = container.args
         made.log_path = f"{container.name}/{attempt}.log"
         made.labels.update({**self.labels(), CONTAINER_NAME: container.name})
+        self._choose_namespaces(made.linux.security_context.namespace_options)
         return made
+
+    def _choose_namespaces(self, chosen: pb.NamespaceOption) -> None:
+        """CRI's default is a shared pid namespace, Kubernetes' is not; NODE and TARGET stay."""
+        if self.host_network:
+            chosen.network = pb.NamespaceMode.NODE
+        if chosen.pid == pb.NamespaceMode.POD and not self.share_processes:
+            chosen.pid = pb.NamespaceMode.CONTAINER
 
 
 @dataclass

@@ -156,17 +156,19 @@ state = "{self.directory}/state"
         return text
 
     def start(self) -> None:
+        """Start it and wait until CRI is served, and has found the pods of before."""
         super().start()
-        # The CRI service starts after the others.
         from shim_runc_py.cri.connection import Connection
-        from shim_runc_py.cri.failures import NotServed
+        from shim_runc_py.cri.failures import CRIError
+        from shim_runc_py.cri.services import RuntimeService
 
         deadline = time.monotonic() + 30
         while True:
             try:
-                with Connection(self.endpoint):
-                    return
-            except NotServed:
+                with Connection(self.endpoint) as connection:
+                    RuntimeService(connection).list_pod_sandbox()
+                return
+            except CRIError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.02)

@@ -99,6 +99,7 @@ _HINTS = (
         "binary not installed",
         "put containerd-shim-pyrunc-v2 into containerd's own PATH, such as /usr/local/bin",
     ),
+    ("not initialized yet", "containerd is still starting; try again in a moment"),
     ("no runtime for", "add the handler to containerd's config.toml and restart containerd"),
     ("sandbox image", "pull or import the pause image that containerd's config.toml names"),
     ("cni", "look at the pod network: /etc/cni/net.d and the plugins in /opt/cni/bin"),

@@ -124,7 +124,7 @@ class Verification:
                 message = conditions["RuntimeReady"].message
                 raise VerifyError(f"containerd's runtime is not ready: {message}")
             if not conditions["NetworkReady"].status:
-                pod.config.linux.security_context.namespace_options.network = pb.NamespaceMode.NODE
+                pod.host_network = True
                 step.detail = "no pod network on this node yet, so the host's is used; "
             known = handlers_of(status)
             if known is not None and handler not in known:

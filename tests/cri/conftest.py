@@ -27,6 +27,16 @@ def grpc_has_settled(nothing_is_left):
         time.sleep(0.01)
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """The report of a failure has what the daemon said last."""
+    report = (yield).get_result()
+    daemon = getattr(item, "funcargs", {}).get("daemon")
+    if report.failed and isinstance(daemon, CRIDaemon):
+        lines = [line for line in daemon.log().splitlines() if "level=debug" not in line]
+        report.sections.append(("containerd's log", "\n".join(lines[-60:])))
+
+
 def make_daemon(name: str, suite: str, **settings) -> CRIDaemon:
     """A containerd of a suite's generation in the session's directory, not yet started."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Iterator
 
 from shim_runc_py.cri import runtime_v1_pb2 as pb
@@ -11,9 +12,11 @@ from shim_runc_py.cri.command import CommandRunner
 from shim_runc_py.cri.connection import Connection
 from shim_runc_py.cri.pods import NEVER, Container, Pod, PodRuntime
 from shim_runc_py.cri.services import ImageService, RuntimeService
+from shim_runc_py.cri.streaming import Streaming
 from shim_runc_py.testing import leaks
 from shim_runc_py.testing.conditions import CGROUP_PREFIX
 from shim_runc_py.testing.cri_daemon import TOOLS, CRIDaemon
+from shim_runc_py.testing.daemon import wait_until
 
 _numbers = itertools.count()
 SLEEP = ("sh", "-c", "exec sleep 1000")
@@ -30,6 +33,7 @@ class Node:
         self.images = ImageService(self.connection)
         self.pods = PodRuntime(self.runtime, self.images)
         self.commands = CommandRunner(self.runtime)
+        self.streaming = Streaming(self.runtime, daemon.network.connect)
 
     @property
     def major(self):
@@ -71,7 +75,13 @@ class Node:
             self.runtime.remove_pod_sandbox(id)
 
     def shims(self) -> list[str]:
-        return leaks.shims(str(self.daemon.directory))
+        """The daemon's shims; what it executes for a moment (`start`, `delete`) is none."""
+        found = leaks.shims(str(self.daemon.directory))
+        return [line for line in found if line.split()[-1] not in ("start", "delete", "-info")]
+
+    def await_no_shims(self) -> None:
+        """The last thing a shim does is to end, after its daemon has told of the end of its pod."""
+        wait_until(lambda: not self.shims(), "the shims have ended", 10)
 
 
 class Running:
@@ -95,10 +105,26 @@ class Running:
     def exec(self, *command: str, name: str = "main", timeout: float = 0):
         return self.node.commands.run_in_container(self.id(name), command, timeout)
 
+    def state(self, name="main"):
+        return self.status.container(name).state
+
+    def pid(self, name="main") -> int:
+        """Of the container's init process, on the host."""
+        info = self.node.runtime.container_status(self.id(name), verbose=True).info["info"]
+        return int(json.loads(info)["pid"])
+
+    def log(self, name="main"):
+        return [entry.text for entry in self.node.pods.container_logs(self.id(name))]
+
     def output(self, *command, name="main"):
         outcome = self.exec(*command, name=name)
         assert outcome.exit_code == 0, outcome
         return outcome.output.decode()
+
+
+def script(name: str, text: str, **config) -> Container:
+    """A container that runs a shell script."""
+    return container(name, ("sh", "-c", text), **config)
 
 
 def container(name: str, command, **config) -> Container:

@@ -47,7 +47,7 @@ def test_a_node_that_runs_pods_passes_and_keeps_nothing(node, handler, verify):
     assert [line.split()[:2] for line in lines[:-1]] == [["ok", name] for name in STEPS]
     assert f"containerd-shim-{handler}-v2" in out
     assert lines[-1].startswith(f"OK: handler {handler}")
-    assert node.shims() == []
+    node.await_no_shims()
     assert sorted(image.id for image in node.images.list()) == before
 
 
@@ -107,7 +107,7 @@ def test_an_image_without_a_shell_fails_and_is_cleaned_up(node, verify):
     assert 'exec: "sh": executable file not found' in err
     assert out.splitlines()[-1].split()[:2] == ["ok", "cleanup"]
     assert node.sandboxes() == []
-    assert node.shims() == []
+    node.await_no_shims()
 
 
 def test_a_failure_in_json(node, verify):

@@ -264,9 +264,29 @@ def test_the_request_says_who_it_is(daemon, pods, spec):
 
 
 def test_a_pod_on_the_hosts_network_has_no_hostname(spec):
+    pod = spec("a", host_network=True)
+    config = pod.sandbox_config()
+    assert config.hostname == ""
+    assert namespaces(config).network == pb.NamespaceMode.NODE
+    assert namespaces(pod.container_config(pod.containers[0])).network == pb.NamespaceMode.NODE
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_processes_are_shared_only_where_it_was_asked_for(spec, share):
+    pod = spec("a", share_processes=share)
+    wanted = pb.NamespaceMode.POD if share else pb.NamespaceMode.CONTAINER
+    assert namespaces(pod.sandbox_config()).pid == wanted
+    assert namespaces(pod.container_config(pod.containers[0])).pid == wanted
+
+
+def test_a_pid_namespace_that_was_chosen_stays(spec):
     pod = spec("a")
-    pod.config.linux.security_context.namespace_options.network = pb.NamespaceMode.NODE
-    assert pod.sandbox_config().hostname == ""
+    namespaces(pod.config).pid = pb.NamespaceMode.NODE
+    assert namespaces(pod.sandbox_config()).pid == pb.NamespaceMode.NODE
+
+
+def namespaces(config):
+    return config.linux.security_context.namespace_options
 
 
 def test_ended_attempts_beyond_the_youngest_are_collected(books, pods, spec):
