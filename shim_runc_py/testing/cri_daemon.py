@@ -24,6 +24,7 @@ from shim_runc_py.testing.generations import Generation
 from shim_runc_py.testing.network import NetworkNamespace
 
 NAMESPACE = "k8s.io"
+RESULTS = Path("/var/lib/cni/results")
 PAUSE = "pyrunc.test/pause:1"
 TOOLS = "pyrunc.test/tools:1"
 HANDLERS = {"pyrunc": "io.containerd.pyrunc.v2", "runc": "io.containerd.runc.v2"}
@@ -193,6 +194,18 @@ state = "{self.directory}/state"
         self.stop()
         self.network.close()
         remove_pod_cgroups()
+        self._forget_results()
+
+    def _forget_results(self) -> None:
+        """What libcni keeps of every network that it has made, in the one place that it knows."""
+        for path in RESULTS.glob("*"):
+            if str(self.directory) in path.read_text(errors="replace"):
+                path.unlink()
+        for directory in (RESULTS, RESULTS.parent):
+            try:
+                directory.rmdir()
+            except OSError:
+                return  # there is none, or somebody else's network is in it
 
 
 def remove_pod_cgroups() -> None:

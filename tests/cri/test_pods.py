@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from shim_runc_py.cri import runtime_v1_pb2 as pb
+from shim_runc_py.cri.connection import Connection
 from shim_runc_py.cri.failures import CRIError, NotFound, NotServed
-from shim_runc_py.cri.pods import ALWAYS
+from shim_runc_py.cri.pods import ALWAYS, PodRuntime
+from shim_runc_py.cri.services import ImageService, RuntimeService
 from shim_runc_py.testing.daemon import wait_until
 from tests.cri.node import container, script
 
@@ -188,6 +190,26 @@ def test_the_events_of_a_pod_are_streamed(node, handler):
     finally:
         stream.cancel()
         thread.join()
+
+
+def test_an_old_kubelets_api_runs_pods_too(node, handler):
+    if node.major >= (2, 0):
+        with (
+            Connection(node.daemon.endpoint, version="v1alpha2") as connection,
+            pytest.raises(NotServed, match=r"runtime\.v1alpha2"),
+        ):
+            RuntimeService(connection).version()
+        return
+    with Connection(node.daemon.endpoint, version="v1alpha2") as connection:
+        pods = PodRuntime(RuntimeService(connection), ImageService(connection))
+        pod = node.spec(handler)
+        try:
+            status = pods.sync(pod)
+            assert status.container("main").state == pb.ContainerState.CONTAINER_RUNNING
+            reply = pods.runtime.exec_sync(status.container("main").id, ["sh", "-c", "exit 3"])
+            assert reply.exit_code == 3
+        finally:
+            pods.remove(pod)
 
 
 EVENTS = ("CREATED", "STARTED", "STOPPED", "DELETED")
