@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 VENV := .venv
 
-.PHONY: help prepare run test soak test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
+.PHONY: help prepare run test parity soak test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -24,6 +24,9 @@ soak: prepare  ## the long runs: thousands of containers, on both shims and thro
 
 test-vm: prepare  ## Stats, OOM, Update, Pause and Kill on cgroup v2, with runc, crun and systemd, in a VM
 	$(SUDO) $(VENV)/bin/python -m tests.vm.suite
+
+parity: prepare  ## every behaviour beside three generations of the stock shim, and docs/task-api.md
+	$(SUDO) $(VENV)/bin/python scripts/parity $(ONLY)
 
 compatibility: prepare  ## the tests against real containerds, and docs/compatibility.md
 	@command -v go >/dev/null && scripts/build-containerd || echo "no Go here: containerd 2.3 and later are left out"
