@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shim_runc_py import __version__
 
+_PLACES = ("prefix", "config", "handler", "containerd")
 _IN_PATH = ("/usr/local", "/usr")  # of containerd, wherever it was started
 
 
@@ -65,39 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "Running shims go on.",
     )
     for command in (install, uninstall):
-        command.add_argument(
-            "--prefix",
-            default="/usr/local",
-            metavar="DIR",
-            help="where bin and lib are (default: %(default)s)",
-        )
-        command.add_argument(
-            "--config",
-            default="/etc/containerd/config.toml",
-            metavar="FILE",
-            help="containerd's configuration (default: %(default)s)",
-        )
-        command.add_argument(
-            "--handler",
-            default="pyrunc",
-            metavar="NAME",
-            help="of the RuntimeClass (default: %(default)s)",
-        )
-        command.add_argument(
-            "--containerd",
-            default="containerd",
-            metavar="PROGRAM",
-            help="containerd itself, which checks the configuration (default: %(default)s)",
-        )
-        command.add_argument(
-            "--restart",
-            nargs="?",
-            const="systemctl restart containerd",
-            default="",
-            metavar="COMMAND",
-            help="restart containerd if its configuration has changed, wait until CRI is back, "
-            "and go back to the old configuration if it is not (COMMAND: %(const)s)",
-        )
+        _add_places(command)
     install.add_argument(
         "--launcher-only", action="store_true", help="leave containerd's configuration alone"
     )
@@ -106,7 +75,72 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="the Python launcher, even where the native one is possible",
     )
+    node = commands.add_parser(
+        "node",
+        help="install or uninstall on the node around this container, for the DaemonSet",
+        description="From inside a privileged container in the node's pid namespace: run install "
+        "or uninstall on the node, with the node's Python, and set or remove the node's label. "
+        "Uninstall removes the label first, then waits until no pod runs with the shim.",
+    )
+    node.add_argument("action", choices=["install", "uninstall"])
+    _add_places(node)
+    node.add_argument(
+        "--name",
+        default="",
+        metavar="NODE",
+        help="the node whose label is set, by the service account of this pod (default: none is)",
+    )
+    node.add_argument(
+        "--address",
+        default="/run/containerd/containerd.sock",
+        metavar="PATH",
+        help="containerd's, whose shims uninstall waits for (default: %(default)s)",
+    )
+    node.add_argument(
+        "--pid",
+        type=int,
+        default=1,
+        metavar="PID",
+        help="a process in the node's namespaces (default: %(default)s)",
+    )
     return top
+
+
+def _add_places(command: argparse.ArgumentParser) -> None:
+    """What install and uninstall have in common, by hand and from a container."""
+    command.add_argument(
+        "--prefix",
+        default="/usr/local",
+        metavar="DIR",
+        help="where bin and lib are (default: %(default)s)",
+    )
+    command.add_argument(
+        "--config",
+        default="/etc/containerd/config.toml",
+        metavar="FILE",
+        help="containerd's configuration (default: %(default)s)",
+    )
+    command.add_argument(
+        "--handler",
+        default="pyrunc",
+        metavar="NAME",
+        help="of the RuntimeClass (default: %(default)s)",
+    )
+    command.add_argument(
+        "--containerd",
+        default="containerd",
+        metavar="PROGRAM",
+        help="containerd itself, which checks the configuration (default: %(default)s)",
+    )
+    command.add_argument(
+        "--restart",
+        nargs="?",
+        const="systemctl restart containerd",
+        default="",
+        metavar="COMMAND",
+        help="restart containerd if its configuration has changed, wait until CRI is back, "
+        "and go back to the old configuration if it is not (COMMAND: %(const)s)",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,6 +162,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"pyrunc verify: {error.name} is missing: {wanted}", file=sys.stderr)
             return 1
         return verify.run(options.handler, options.endpoint, options.image, options.output)
+    if options.command == "node":
+        from shim_runc_py.tools import node
+
+        words = [f"--{name}={vars(options)[name]}" for name in _PLACES]
+        words += [f"--restart={options.restart}"] if options.restart else []
+        around = node.Node(options.pid, options.prefix)
+        return node.run(options.action, words, around, options.name, options.address)
     if options.command in ("install", "uninstall"):
         return _install(options)
     raise AssertionError(options.command)

@@ -105,6 +105,19 @@ def compiled() -> bytes | None:
     return None
 
 
+def sources() -> list[tuple[Path, str]]:
+    """What has to be there to run `install`: places of files and directories, and their names
+    below one directory of sys.path. Raises InstallError.
+    """
+    found = [(_PACKAGE, "shim_runc_py")]
+    for name in ("google.protobuf", "google._upb._message", "prctl", "_prctl"):
+        path = _origin(name)
+        if path.name == "__init__.py":
+            path = path.parent
+        found.append((path, "/".join([*name.split(".")[:-1], path.name])))
+    return found
+
+
 def _interpreter() -> str:
     """The interpreter itself, not the one of a virtual environment, which looks for its own."""
     return str(getattr(sys, "_base_executable", None) or sys.executable)
@@ -129,10 +142,7 @@ def _copy_modules(target: Path) -> None:
         ("prctl", target),
         ("_prctl", target),
     ):
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None:
-            raise InstallError(f"the module {name} is not installed for {sys.executable}")
-        shutil.copy(found.origin, place)
+        shutil.copy(_origin(name), place)
     compileall.compile_dir(
         target, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
@@ -141,8 +151,13 @@ def _copy_modules(target: Path) -> None:
 
 
 def _copy_package(name: str, target: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "compiler", "testdata", "util")
+    shutil.copytree(_origin(name).parent, target, ignore=ignored)
+
+
+def _origin(name: str) -> Path:
+    """The file of a module or package. Raises InstallError."""
     found = importlib.util.find_spec(name)
     if found is None or found.origin is None:
-        raise InstallError(f"the package {name} is not installed for {sys.executable}")
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "compiler", "testdata", "util")
-    shutil.copytree(Path(found.origin).parent, target, ignore=ignored)
+        raise InstallError(f"the module {name} is not installed for {sys.executable}")
+    return Path(found.origin)
