@@ -298,7 +298,7 @@ class Shim:
             self._quietly(lambda: self.task.call("Resume", id=id))
         if state.status != 3:  # there is nothing to kill before a restore
             self._quietly(self.task.kill, id, 9, "", True)
-            if state.status != 1:
+            if state.pid:
                 self.task.wait(id)
         self.task.delete(id)
 
