@@ -17,7 +17,7 @@ run: prepare  ## run a container through the shim under a private containerd, an
 
 test: prepare  ## the whole test suite, also against the real containerd and runc
 	@$(SUDO) $(VENV)/bin/python scripts/unit-everywhere $(VENV)
-	$(SUDO) $(VENV)/bin/python -m pytest
+	@$(SUDO) $(VENV)/bin/python scripts/side-by-side
 
 soak: prepare  ## the long runs: thousands of containers, on both shims and through each containerd
 	PYRUNC_SOAK=1 $(SUDO) $(VENV)/bin/python -m pytest -m soak -s -o faulthandler_timeout=3600
