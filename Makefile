@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in /usr/bin/python3 python3; do $$p -c 'import sys; sys.
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 VENV := .venv
 
-.PHONY: help prepare run test parity soak test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
+.PHONY: help prepare run trace-pod test parity soak test-vm compatibility quick bench bench-quick bench-prepare lint protos clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -41,6 +41,9 @@ bench: bench-prepare  ## every benchmark against the stock shim, and docs/perfor
 
 bench-quick: bench-prepare  ## the same with fewer of everything, and without the page (< 5 minutes)
 	@$(SUDO) $(VENV)/bin/python -m benchmarks --quick
+
+trace-pod: prepare  ## record what happens when a pod starts: the material of docs/how-a-pod-starts.md
+	@$(SUDO) $(VENV)/bin/python scripts/trace-pod
 
 bench-prepare: prepare
 	@$(VENV)/bin/python -c 'import grpc, matplotlib, rich' 2>/dev/null || \
