@@ -50,7 +50,13 @@ def parser() -> argparse.ArgumentParser:
         help="where containerd serves CRI (%(default)s)",
     )
     verify.add_argument("--image", default="", help="an image of this node that has a shell")
-    verify.add_argument("-o", "--output", choices=["text", "json"], default="text")
+    verify.add_argument(
+        "-o",
+        "--output",
+        choices=["text", "json"],
+        default="text",
+        help="form of the report (%(default)s)",
+    )
     install = commands.add_parser(
         "install",
         help="put the shim where containerd finds it, and register the handler",

@@ -122,6 +122,8 @@ def test_the_wheel_has_the_launchers_and_can_be_installed_from(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert any(name.endswith(f"scripts/{NAME}") for name in names)
     assert "shim_runc_py/testing/bundle_fixtures/sleep/config.json" in names
+    for place in ("man/man1/pyrunc.1", f"man/man8/{NAME}.8", "bash-completion/completions/pyrunc"):
+        assert any(name.endswith(f"data/share/{place}") for name in names), place
     if shutil.which("cc"):
         assert f"shim_runc_py/native/{NAME}" in names
         assert wheel.name.split("-")[-3:-1] == ["py3", "none"]
