@@ -86,7 +86,7 @@ def _result(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         reason = str(report.longrepr[2]).removeprefix("Skipped: ")
     if hasattr(report, "wasxfail"):
-        return f"failed: {report.wasxfail}"
+        return "yes" if report.passed else f"failed: {report.wasxfail}"
     if report.skipped:
         return f"skipped: {reason}"
     if report.failed:

@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "control: runs with the stock shims, too")
+    config.addinivalue_line("markers", "control(varies=reason): runs with stock shims, too")
     config.addinivalue_line("markers", "generations(since=, before=version): which have it")
     path = config.getoption("--compatibility", None)
     if path:
@@ -45,16 +45,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     found, missing = pairings.find(everything)
     for text in missing:
         warnings.warn(text, stacklevel=1)
-    control = metafunc.definition.get_closest_marker("control") is not None
+    control = metafunc.definition.get_closest_marker("control")
+    varies = control.kwargs.get("varies") if control else None
     limit = metafunc.definition.get_closest_marker("generations")
     limits = limit.kwargs if limit else {}
     since, before = limits.get("since", (0,)), limits.get("before", (99,))
     chosen = [
-        pairing
+        pytest.param(
+            pairing,
+            id=pairing.name,
+            marks=[pytest.mark.xfail(reason=f"stock shim: {varies}", strict=False)]
+            if varies and pairing.stock
+            else [],
+        )
         for pairing in found
         if (control or not pairing.stock) and since <= pairing.generation.major < before
     ]
-    metafunc.parametrize("pairing", chosen, ids=str)
+    metafunc.parametrize("pairing", chosen)
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +149,7 @@ def events(daemon: Daemon) -> Iterator[Events]:
 
 
 @pytest.fixture(scope="module")
-def clients(daemons):
+def clients(daemons, request):
     """A client for each containerd; gRPC keeps descriptors, so they are made before the tests."""
     made: dict[str, Client] = {}
 
@@ -152,7 +159,7 @@ def clients(daemons):
             made[generation.version].publish("/probe")
         return made[generation.version]
 
-    found, _ = pairings.find(everything=False)
+    found, _ = pairings.find(bool(request.config.getoption("--compatibility", None)))
     for pairing in found:
         get(pairing.generation)
     yield get

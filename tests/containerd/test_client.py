@@ -21,6 +21,7 @@ from shim_runc_py.testing.daemon import wait_until
 from shim_runc_py.testing.engines import FakeEngine
 from tests.containerd import pairings
 from tests.containerd.client import PROCESS, RESOURCES, in_json, packed
+from tests.containerd.pairings import LOST_EVENTS
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def engine(tmp_path: Path) -> FakeEngine:
     return FakeEngine(tmp_path / "engine")
 
 
-@pytest.mark.control
+@pytest.mark.control(varies=LOST_EVENTS)
 def test_a_container_is_created_started_waited_for_and_deleted(docker, listener):
     pid = docker.run("c1", "exit 42")
     waited = docker.client.task("Wait", "c1")
@@ -94,7 +95,7 @@ def test_options_of_an_unknown_type_are_refused_by_name_and_nothing_is_left(dock
     docker.client.delete_container("c1")
 
 
-@pytest.mark.control
+@pytest.mark.control(varies=LOST_EVENTS)
 def test_execs_are_waited_for_and_deleted_one_by_one(docker, listener):
     docker.run("c1", "sleep 1000")
     for status in (0, 3):
@@ -202,7 +203,7 @@ def test_a_checkpoint_with_legacy_options_asks_the_engine(docker, engine, tmp_pa
     docker.end("c1")
 
 
-@pytest.mark.control
+@pytest.mark.control(varies=LOST_EVENTS)
 def test_create_without_start_can_be_deleted(docker, listener):
     docker.create("c1", "exit 0")
     docker.client.task("Delete", "c1")

@@ -112,7 +112,7 @@ def test_other_containerds_have_only_the_milestones(pairing, rootfs, nothing_is_
         user = User(daemon, pairing, rootfs)
         assert user.shell("logged", "exit 3", check=False).returncode == 3
         log = daemon.log()
-        assert "shim serves" in log
+        assert 'level=info msg="shim ends" id="logged"' in log
         assert "level=debug" not in log
     finally:
         pairings.discard(daemon)
