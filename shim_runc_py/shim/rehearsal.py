@@ -3,8 +3,7 @@
 Whatever a fork does for the first time costs it time and pages of its own: class dictionaries that
 get their shape, byte code that specialises itself (PEP 659), method caches, message tables that upb
 builds lazily. So the zygote plays a container's whole life once, with a script for an engine, and
-each fork finds all of that done. Measured (docs/performance.md): private memory of an idle shim
-2.1 MB without, 1.1 MB with it.
+each fork finds all of that done. What it gave is in docs/decisions.md, section 13.
 
 What it must leave behind: nothing. No thread, descriptor, child, signal handler or file; and a
 failure of it is no failure of the zygote, which only forks dearer shims then.
