@@ -325,6 +325,7 @@ def _serve_task(connection: "_socket.socket", listener: int) -> None:
         connection.sendall(f"{error}".encode())
         return
     served = _socket.socket(fileno=listener)
+    served.listen(sock.BACKLOG)  # once more: SO_PEERCRED shall name this process
     daemon = start.Daemon(flags, served, path, bundle, ttrpc_address, debug)
     connection.sendall(b"%d" % os.getpid())
     connection.close()

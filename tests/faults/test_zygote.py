@@ -52,9 +52,15 @@ def pid_of(path):
         connection.close()
 
 
+def listening(directory):
+    """The sockets of zygotes; not the stage of a rehearsal that is going on."""
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    return [path for path in found if not path.name.startswith(".")]
+
+
 def the_zygote(directory):
     """The pid of the only zygote that listens."""
-    (path,) = directory.iterdir()
+    (path,) = listening(directory)
     wait_until(lambda: b"zygote" in cmdline(pid_of(path)), "the zygote has its title")
     return pid_of(path)
 
@@ -97,7 +103,7 @@ def test_the_first_start_begins_a_zygote_and_every_shim_is_its_fork(
     pid = the_zygote(zygotes)
     assert [parent(shim.pid) for shim in shims] == [pid] * 3
     assert os.stat(zygotes).st_mode & 0o777 == 0o700
-    (path,) = zygotes.iterdir()
+    (path,) = listening(zygotes)
     assert os.stat(path).st_mode & 0o777 == 0o600
 
 
@@ -135,7 +141,7 @@ def test_twenty_cold_starts_at_once_leave_one_zygote(make_bundle, start_shim, zy
                 found.append(int(entry.name))
     assert found == [the_zygote(zygotes)]
     address = addresses.pop().removeprefix("unix://")
-    os.kill(pid_of(address), signal.SIGKILL)
+    kill(pid_of_shim(shim, address))
     os.unlink(address)
 
 
@@ -166,7 +172,7 @@ def test_a_zygote_may_be_killed_at_any_moment_of_a_start(make_bundle, start_shim
         bundle = make_bundle("sleep")
         process = begin(shim, bundle)
         time.sleep(after)
-        for path in zygotes.iterdir():
+        for path in listening(zygotes):
             try:
                 found = pid_of(path)
                 if b"zygote" in cmdline(found):  # and not the one that begins it
@@ -196,7 +202,7 @@ def test_a_hung_zygote_costs_two_seconds_and_no_container(make_bundle, start_shi
 )
 def test_an_answer_that_makes_no_sense_is_ignored(make_bundle, start_shim, zygotes, answer, place):
     shim = start_shim(make_bundle("sleep"))
-    (path,) = zygotes.iterdir()
+    (path,) = listening(zygotes)
     pid = the_zygote(zygotes)
     kill(pid)
     listener = sock.listen(str(path))
@@ -232,7 +238,7 @@ def test_another_version_of_the_package_has_another_zygote(make_bundle, start_sh
     try:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
         start_shim(make_bundle("sleep"))
-        assert len(list(zygotes.iterdir())) == 2
+        assert len(list(listening(zygotes))) == 2
     finally:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -242,7 +248,7 @@ def test_another_namespace_has_another_zygote(make_bundle, start_shim, zygotes):
     bundle = make_bundle("sleep")
     words = ["unshare", "--uts", *shim.argv(bundle, "start")]
     done = subprocess.run(words, cwd=bundle, env=shim.environ, capture_output=True, check=True)
-    found = sorted(os.readlink(f"/proc/{pid_of(path)}/ns/uts") for path in zygotes.iterdir())
+    found = sorted(os.readlink(f"/proc/{pid_of(path)}/ns/uts") for path in listening(zygotes))
     assert len(set(found)) == 2
     address = parse_answer(done.stdout).removeprefix("unix://")
     pid = pid_of_shim(shim, address)
@@ -285,7 +291,7 @@ def test_a_caller_with_other_credentials_or_priority_is_served_directly(
 
 def test_a_stranger_is_not_served(make_bundle, start_shim, zygotes):
     start_shim(make_bundle("sleep"))
-    (path,) = zygotes.iterdir()
+    (path,) = listening(zygotes)
     place = path
     while place != Path("/tmp"):
         place.chmod(place.stat().st_mode | (0o666 if place == path else 0o755))
@@ -365,7 +371,7 @@ def test_delete_goes_through_the_zygote_and_needs_none(make_bundle, start_shim, 
     assert len(through.stdout) == len(without.stdout)
     missing = shim.run_delete(bundle)
     assert missing.status == 0
-    assert len(list(zygotes.iterdir())) == 1  # delete begins no zygote
+    assert len(list(listening(zygotes))) == 1  # delete begins no zygote
 
 
 def test_an_idle_zygote_ends_and_its_socket_goes(make_bundle, start_shim, zygotes, monkeypatch):
@@ -375,7 +381,7 @@ def test_an_idle_zygote_ends_and_its_socket_goes(make_bundle, start_shim, zygote
     pidfd = os.pidfd_open(pid)
     try:
         shim.close()
-        wait_until(lambda: not list(zygotes.iterdir()), "the zygote has removed its socket")
+        wait_until(lambda: not list(listening(zygotes)), "the zygote has removed its socket")
     finally:
         os.close(pidfd)
 
