@@ -12,6 +12,7 @@ import pytest
 
 from shim_runc_py.testing import images, leaks
 from shim_runc_py.testing.daemon import wait_until
+from tests.containerd.user import LINGER
 
 NAME = "pyrunc.test/layers:1"
 MANY = 120  # overlay's options are then longer than a page, and need a change of directory
@@ -35,7 +36,9 @@ def image(user, tmp_path):
             above.append(layer)
         archive = tmp_path / "image.tar"
         rootfs = images.tools_rootfs(tmp_path / "rootfs")
-        images.archive(archive, NAME, rootfs, command=["/bin/cat", "/top"], above=above)
+        images.archive(
+            archive, NAME, rootfs, command=["/bin/sh", "-c", LINGER + "cat /top"], above=above
+        )
         user.daemon.ctr("images", "import", str(archive))
         return NAME
 
@@ -55,6 +58,8 @@ def overlay_works(daemon):
 
 
 def run_image(user, name, id, *command, options=("--rm",), **how):
+    if command[:2] == ("/bin/sh", "-c"):
+        command = (*command[:2], LINGER + command[2])
     words = ["run", "--runtime", user.pairing.runtime, *options, name, id, *command]
     return user.daemon.ctr(*words, **how)
 
