@@ -97,6 +97,31 @@ def test_a_run_is_good_when_something_has_passed_and_nothing_failed(failure, out
     assert result.good is good
 
 
+def test_the_report_has_a_row_for_each_configuration_and_each_test(monkeypatch):
+    monkeypatch.setattr(suite, "version_of_containerd", {"a": "1.6.20", "b": "2.1.9"}.get)
+    monkeypatch.setattr(suite.generations, "SUITES", ("a", "b"))
+    first = suite.Configuration("runc", "cgroupfs", ("a", "b"))
+    second = suite.Configuration("crun", "systemd", ("b",))
+    outcomes = {"test_x::test_a": Counter(passed=3), "test_x::test_b": Counter(skipped=1)}
+    results = [
+        suite.Result(first, "runc version 1", "2026-01-02", "", outcomes),
+        suite.Result(second, "crun version 2", "2026-01-03", "the machine stopped"),
+    ]
+    lines = suite.write(results, "6.1.0").splitlines()
+    assert lines[-5:] == [
+        "",
+        "| test | runc-cgroupfs | crun-systemd |",
+        "|---|---|---|",
+        "| test_x::test_a | 3 passed | not run |",
+        "| test_x::test_b | 1 skipped | not run |",
+    ]
+    assert lines[-7:-5] == [
+        "| runc version 1 | cgroupfs | 1.6.20, 2.1.9 | 2026-01-02 | 3 passed, 1 skipped |",
+        "| crun version 2 | systemd | 2.1.9 | 2026-01-03 | the machine stopped |",
+    ]
+    assert "6.1.0, a unified cgroup v2" in "\n".join(lines)
+
+
 def test_the_command_line_names_no_device_but_the_ports(directory):
     job = machine.Job(["true"], shares=[directory], systemd=True)
     words = machine.qemu_command("qemu", job, "tcg", directory, directory / "i", [("s0", "/a,b")])
