@@ -99,7 +99,7 @@ def test_a_run_is_good_when_something_has_passed_and_nothing_failed(failure, out
 
 def test_the_report_has_a_row_for_each_configuration_and_each_test(monkeypatch):
     monkeypatch.setattr(suite, "version_of_containerd", {"a": "1.6.20", "b": "2.1.9"}.get)
-    monkeypatch.setattr(suite.generations, "SUITES", ("a", "b"))
+    monkeypatch.setattr("shim_runc_py.testing.generations.SUITES", ("a", "b"))
     first = suite.Configuration("runc", "cgroupfs", ("a", "b"))
     second = suite.Configuration("crun", "systemd", ("b",))
     outcomes = {"test_x::test_a": Counter(passed=3), "test_x::test_b": Counter(skipped=1)}
