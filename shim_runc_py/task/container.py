@@ -334,6 +334,8 @@ class Container:
             raise ShimError(text) from None
 
     async def _kill_init(self, signum: int, everyone: bool, context: Context) -> None:
+        if not everyone and self._signals_itself(signum):
+            return
         answered: Future[None] = Future()
         self._kills.append(answered)
         try:
@@ -352,6 +354,25 @@ class Container:
         finally:
             self._kills.remove(answered)
             answered.settle(None)
+
+    def _signals_itself(self, signum: int) -> bool:
+        """Send `signum` to a running init as its engine would, without the engine; False if not.
+
+        runc and crun do the same one system call, if it is not SIGKILL to a shared pid namespace
+        or to a frozen container. Whatever else there is to a signal, and every error, is left to
+        the engine (docs/decisions.md). Init was not waited for, so its pid is nobody else's.
+        """
+        init = self.init
+        known = self.engine.binary.rpartition("/")[2] in argv.KNOWN_ENGINES
+        alive = init.gone is not None and not init.gone.done()
+        plain = known and alive and self._private_pids and init.state == states.RUNNING
+        if not plain or self.pausing or not 1 <= signum <= _LAST_SIGNAL:
+            return False
+        try:
+            os.kill(init.pid, signum)
+        except OSError:
+            return False
+        return True
 
     async def pause(self, context: Context) -> None:
         """Freeze every process. Raises ShimError."""

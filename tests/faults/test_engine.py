@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import time
 
 import pytest
@@ -319,3 +320,20 @@ def test_what_belongs_to_the_shim_alone_does_not_reach_the_engine(
         assert not [name for name in environ if name.startswith(("PYTHON", "LISTEN_", "LD_"))]
         numbers = {line.split()[8] for line in (place / "fds").read_text().splitlines()[1:]}
         assert {number for number in numbers if int(number) < 10} == {"0", "1", "2"}
+
+
+@pytest.mark.stock(skip="asks its engine")
+def test_a_signal_to_a_running_init_needs_no_engine(make_bundle, start_shim, place):
+    engine = place / "bin" / "runc"
+    engine.parent.mkdir()
+    engine.write_text(f'#!/bin/sh\necho "$*" >>{place}/calls\nexec {shutil.which("runc")} "$@"\n')
+    engine.chmod(0o755)
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    given = Options(binary_name=str(engine))
+    options = Any(type_url=given.DESCRIPTOR.full_name, value=given.SerializeToString())
+    shim.task.create(bundle, options=options)
+    shim.task.start(bundle.id)
+    shim.task.kill(bundle.id, 9)
+    assert shim.task.wait(bundle.id).exit_status == 137
+    assert " kill " not in (place / "calls").read_text()
