@@ -112,10 +112,11 @@ def measure(options: Any) -> int:
 def installed(prefix: Path, *, native: bool) -> Path | None:
     """Our shim as an operator installs it; None when there is no native launcher."""
     from shim_runc_py.tools import install
+    from shim_runc_py.tools.native import LAUNCHER
 
-    if native and install.compiled() is None:
+    if native and install.compiled(LAUNCHER) is None:
         return None
-    install.install(prefix, native=native)
+    install.install(prefix, native_launcher=native)
     return prefix / "bin" / install.NAME
 
 

@@ -59,6 +59,9 @@ HANGUP = select.EPOLLHUP
 FAILED = select.EPOLLERR
 
 
+REST = 0.5  # seconds
+
+
 class Cancelled(BaseException):
     """Thrown into a coroutine whose task is cancelled. Not an Exception: nobody swallows it."""
 
@@ -213,6 +216,14 @@ class Loop:
         self._cancelled_timers = 0
         self._signal_pipe: tuple[int, int] | None = None
         self._signal_callbacks: dict[int, Callable[[], object]] = {}
+        self.rest = REST
+        self._rested = False
+
+    def on_rest(self) -> None:
+        """Nothing has happened for `rest` seconds; not called again before something has.
+
+        Replaced by whoever has something to do then.
+        """
 
     def on_failure(self, name: str, error: BaseException) -> None:
         """A callback or an unawaited task failed. Replaced by the log in a shim."""
@@ -339,7 +350,16 @@ class Loop:
             timeout = max(0.0, self._timers[0].when - self.clock())
         else:
             timeout = None
-        for fd, events in self._epoll.poll(timeout, 64):
+        if self._rested or (timeout is not None and timeout <= self.rest):
+            found = self._epoll.poll(timeout, 64)
+        else:
+            found = self._epoll.poll(self.rest, 64)
+            if not found:
+                self._rested = True
+                self.on_rest()
+                return
+        self._rested = False
+        for fd, events in found:
             watcher = self._watchers.get(fd)
             if watcher is not None:
                 self._guard(watcher, events)

@@ -50,7 +50,7 @@ else:
 
 ROUNDS = 2
 BOUND = 3.0  # seconds for a round
-_SERVICE = "containerd.task.v2.Task"
+SERVICE = "containerd.task.v2.Task"
 _EVENTS = "containerd.services.events.ttrpc.v1.Events"
 # What an engine is asked for, as far as its caller can see.
 _ENGINE = """#!/bin/sh
@@ -92,25 +92,71 @@ def hold(place: str) -> None:
         os.chdir("/")
         for signum in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGUSR1, _signal.SIGCHLD):
             _signal.signal(signum, _signal.SIG_DFL)
-        _remove(stage)
+        remove(stage)
+
+
+class Scene:
+    """A bundle, an engine, and what stands in for containerd; in a new directory `stage`."""
+
+    def __init__(self, stage: str, id: str) -> None:
+        self.bundle = f"{stage}/{id}"
+        self._engine = f"{stage}/engine"
+        os.makedirs(f"{self.bundle}/rootfs", 0o700)
+        for name in ("log", "out", "err"):
+            os.mkfifo(f"{self.bundle}/{name}", 0o600)
+        _write(f"{self.bundle}/config.json", _CONFIG, 0o600)
+        _write(self._engine, _ENGINE, 0o700)
+        self._readers = [
+            os.open(f"{self.bundle}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            for name in ("log", "out", "err")
+        ]
+        self._sink: Server | None = None
+
+    def create(self) -> task_pb2.CreateTaskRequest:
+        """The request that makes the container."""
+        given = runc_options_pb2.Options(binary_name=self._engine)
+        return task_pb2.CreateTaskRequest(
+            id=os.path.basename(self.bundle),
+            bundle=self.bundle,
+            stdout=f"{self.bundle}/out",
+            stderr=f"{self.bundle}/err",
+            options=Any(type_url=given.DESCRIPTOR.full_name, value=given.SerializeToString()),
+        )
+
+    def take_events(self, loop: Loop, path: str) -> None:
+        """Serve the events service on `path`."""
+        events = sock.listen(path)
+        assert events is not None
+        forward = Method(forward_pb2.ForwardRequest, _forward)
+        self._sink = Server(loop, {_EVENTS: {"Forward": forward}}, Future)
+        self._sink.serve(events)
+
+    def kill(self) -> None:
+        """End the container's process."""
+        try:
+            with open(f"{self._engine}.pid") as file:
+                os.kill(int(file.read()), _signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+
+    def close(self) -> None:
+        """Give back what is open."""
+        if self._sink is not None:
+            self._sink.close()
+        for reader in self._readers:
+            os.close(reader)
 
 
 class _Round:
     """One container, one exec, one client."""
 
     def __init__(self, stage: str) -> None:
-        self._bundle = f"{stage}/bundle"
-        self._engine = f"{stage}/engine"
-        os.makedirs(f"{self._bundle}/rootfs", 0o700)
-        for name in ("log", "out", "err"):
-            os.mkfifo(f"{self._bundle}/{name}", 0o600)
-        _write(f"{self._bundle}/config.json", _CONFIG, 0o600)
-        _write(self._engine, _ENGINE, 0o700)
+        self._scene = Scene(stage, "bundle")
 
     def play(self) -> None:
         zygote.take_over(os.getpid())
-        os.chdir(self._bundle)
-        stage = os.path.dirname(self._bundle)
+        os.chdir(self._scene.bundle)
+        stage = os.path.dirname(self._scene.bundle)
         words = ["-namespace", "n", "-address", f"{stage}/c", "-id", "bundle", "start"]
         flags = parse(words)
         # Here and not in the directory of all sockets, and relative, as room in names is scarce.
@@ -120,52 +166,32 @@ class _Round:
 
     def serve(self, daemon: start.Daemon, environ: dict[str, str]) -> None:
         daemon.ttrpc_address = "../t"
-        events = sock.listen(daemon.ttrpc_address)
-        assert events is not None
-        readers = [
-            os.open(f"{self._bundle}/{name}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            for name in ("log", "out", "err")
-        ]
         shim = serve.Shim(daemon, environ)
-        forward = Method(forward_pb2.ForwardRequest, _forward)
-        sink = Server(shim.loop, {_EVENTS: {"Forward": forward}}, Future)
-        sink.serve(events)
+        self._scene.take_events(shim.loop, daemon.ttrpc_address)
         shim.loop.spawn(self._client(shim.loop, daemon.path, shim.stop), "rehearsal")
         late = shim.loop.after(BOUND, shim.stop)
         try:
             shim.run()
         finally:
             late.cancel()
-            sink.close()
-            for reader in readers:
-                os.close(reader)
-            events.close()
+            self._scene.close()
             shim.loop.close()
 
     async def _client(self, loop: Loop, path: str, done: Callable[[], None]) -> None:
-        connection = sock.connect(path)
-        client = Client(loop, connection, Future)
+        client = Client(loop, sock.connect(path), Future)
         m = task_pb2
 
         async def call(method: str, request: object, answer: object) -> None:
             try:
-                await client.call(_SERVICE, method, request, answer, timeout=BOUND)  # type: ignore[arg-type]
+                await client.call(SERVICE, method, request, answer, timeout=BOUND)  # type: ignore[arg-type]
             except RpcError:
                 pass
 
-        options = runc_options_pb2.Options(binary_name=self._engine)
-        create = m.CreateTaskRequest(
-            id="bundle",
-            bundle=self._bundle,
-            stdout=f"{self._bundle}/out",
-            stderr=f"{self._bundle}/err",
-            options=Any(type_url=options.DESCRIPTOR.full_name, value=options.SerializeToString()),
-        )
         exec_ = m.ExecProcessRequest(id="bundle", exec_id="e")
         exec_.spec.type_url = "types.containerd.io/opencontainers/runtime-spec/1/Process"
         exec_.spec.value = _PROCESS
         try:
-            await call("Create", create, m.CreateTaskResponse)
+            await call("Create", self._scene.create(), m.CreateTaskResponse)
             await call("Connect", m.ConnectRequest(id="bundle"), m.ConnectResponse)
             await call("State", m.StateRequest(id="bundle"), m.StateResponse)
             await call("Start", m.StartRequest(id="bundle"), m.StartResponse)
@@ -210,7 +236,7 @@ def _write(path: str, text: str, mode: int) -> None:
     os.close(fd)
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
     """A directory of ours, with everything in it."""
     for where, directories, files in os.walk(path, topdown=False):
         for name in files:

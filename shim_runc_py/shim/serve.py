@@ -19,7 +19,7 @@ import prctl
 
 from shim_runc_py import log
 from shim_runc_py.events.publisher import Publisher
-from shim_runc_py.linux import sock
+from shim_runc_py.linux import pages, sock
 from shim_runc_py.loop import Future, Loop
 from shim_runc_py.reaper import Reaper
 from shim_runc_py.runc import argv
@@ -38,6 +38,7 @@ else:
 
 FLUSH_BOUND = 5.0  # seconds for containerd to take the last events
 ANSWERS_BOUND = 2.0  # seconds for clients to take the last answers
+MODEL_REST = 0.03  # seconds without anything to do until the model counts as being at rest
 ABANDONED = 60.0  # seconds without a container and without a connection
 PROGRAM = "containerd-shim-pyrunc-v2"
 
@@ -109,6 +110,9 @@ class Shim:
         self._inode = (found.st_dev, found.st_ino)
         self.loop = Loop()
         self.loop.on_failure = _log_failure  # type: ignore[method-assign]
+        self.loop.on_rest = self._rest  # type: ignore[method-assign]
+        if daemon.image:
+            self.loop.rest = MODEL_REST
         self._reaper = Reaper(self.loop)
         self._publisher = Publisher(self.loop, daemon.ttrpc_address, daemon.flags.namespace)
         host = Host(
@@ -170,6 +174,14 @@ class Shim:
     def _give_up(self) -> None:
         log.warning("no container and no client: shim ends", seconds=ABANDONED)
         self.stop()
+
+    def _rest(self) -> None:
+        """Nothing has happened for a while, and nothing may for long."""
+        if not self._daemon.image:
+            pages.give_back()
+        elif self._service.running():
+            pages.write(self._daemon.image)
+            os._exit(0)
 
     def _dump(self) -> None:
         """SIGUSR1: what is going on, framed as in the stock shim."""

@@ -48,8 +48,12 @@ class Daemon:
         ttrpc_address: str,
         debug: bool,
         share_core: bool = False,
+        image: str = "",
     ) -> None:
-        """`share_core`: it and its group shall have a core scheduling cookie of their own."""
+        """`share_core`: it and its group shall have a core scheduling cookie of their own.
+
+        `image`: a file for the memory of this daemon, which ends then (`shim/model.py`).
+        """
         self.flags = flags
         self.listener = listener
         self.path = path
@@ -57,6 +61,7 @@ class Daemon:
         self.ttrpc_address = ttrpc_address
         self.debug = debug
         self.share_core = share_core
+        self.image = image
 
 
 def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:

@@ -136,7 +136,7 @@ def _preload() -> None:
     from shim_runc_py.ttrpc import messages
 
     messages.lean()
-    from shim_runc_py.shim import rehearsal  # noqa: F401
+    from shim_runc_py.shim import model, rehearsal  # noqa: F401
 
 
 def _rehearse(place: str) -> None:
@@ -144,13 +144,14 @@ def _rehearse(place: str) -> None:
     import gc
 
     from shim_runc_py.linux import libc
-    from shim_runc_py.shim import rehearsal
+    from shim_runc_py.shim import model, rehearsal
 
     rehearsal.hold(place)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     gc.collect()
     libc.trim_heap()
     gc.freeze()
+    model.share(place, stand_in)
 
 
 def _retire(listener: "_socket.socket", path: str) -> None:
@@ -175,7 +176,7 @@ def _answer(listener: "_socket.socket") -> bool:
     try:
         pid, uid, _ = sock.peer(connection)
         if uid == os.geteuid() and not os.fork():
-            _stand_in(connection, pid)
+            stand_in(connection, pid)
     except OSError:
         pass
     finally:
@@ -183,8 +184,8 @@ def _answer(listener: "_socket.socket") -> bool:
     return True
 
 
-def _stand_in(connection: "_socket.socket", pid: int) -> None:
-    """In the fork: do what is asked for. Never returns."""
+def stand_in(connection: "_socket.socket", pid: int) -> None:
+    """In a fork: do what is asked for by the process `pid`. Never returns."""
     status = 1
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -267,34 +268,43 @@ class _Remote(Caller):
             raise
 
     def _ask(self, daemon: "Daemon", environ: dict[str, str]) -> int:
-        """The pid of the fork that serves; raises OSError and StartError."""
-        import _socket
-        import marshal
-        import resource
-
-        from shim_runc_py.shim import start
-
-        flags = daemon.flags
-        words = (flags.namespace, flags.id, flags.address, daemon.path, daemon.bundle)
-        switches = (daemon.ttrpc_address, daemon.debug, daemon.share_core)
-        umask = os.umask(0)
-        limits = [resource.getrlimit(kind) for kind in range(_LIMITS)]
-        request = marshal.dumps((words, switches, environ, umask, limits))
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _pack(daemon.listener.fileno()))
         connection = sock.unix(blocking=True)
         try:
             connection.settimeout(REQUEST_BOUND)
             connection.connect(self._path)
-            connection.sendmsg([b"s"], [rights])
-            connection.sendall(request)
-            connection.shutdown(_socket.SHUT_WR)
-            answer = _read_on(connection, b"")
+            return ask_to_serve(connection, daemon, environ)
         finally:
             connection.close()
-            os.umask(umask)
-        if not answer.isdigit():
-            raise start.StartError(answer.decode("utf-8", "replace") or "no answer of the zygote")
-        return int(answer)
+
+
+def ask_to_serve(
+    connection: "_socket.socket", daemon: "Daemon", environ: dict[str, str], image: str = ""
+) -> int:
+    """The pid of the fork that serves, the other end of `connection`; raises OSError, StartError.
+
+    With an `image` the fork is no shim to stay, but the model of one (`shim/model.py`).
+    """
+    import _socket
+    import marshal
+    import resource
+
+    from shim_runc_py.shim import start
+
+    flags = daemon.flags
+    words = (flags.namespace, flags.id, flags.address, daemon.path, daemon.bundle, image)
+    switches = (daemon.ttrpc_address, daemon.debug, daemon.share_core)
+    umask = os.umask(0)
+    os.umask(umask)
+    limits = [resource.getrlimit(kind) for kind in range(_LIMITS)]
+    request = marshal.dumps((words, switches, environ, umask, limits))
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _pack(daemon.listener.fileno()))
+    connection.sendmsg([b"s"], [rights])
+    connection.sendall(request)
+    connection.shutdown(_socket.SHUT_WR)
+    answer = _read_on(connection, b"")
+    if not answer.isdigit():
+        raise start.StartError(answer.decode("utf-8", "replace") or "no answer of the zygote")
+    return int(answer)
 
 
 def _pack(fd: int) -> bytes:
@@ -302,7 +312,7 @@ def _pack(fd: int) -> bytes:
 
 
 def _serve_task(connection: "_socket.socket", listener: int) -> None:
-    """Be a shim: the other side of `_Remote._ask`."""
+    """Be a shim: the other side of `ask_to_serve`."""
     import _socket
     import marshal
     import resource
@@ -312,7 +322,7 @@ def _serve_task(connection: "_socket.socket", listener: int) -> None:
 
     words, switches, environ, umask, limits = marshal.loads(_read_on(connection, b""))
     flags = Flags()
-    flags.namespace, flags.id, flags.address, path, bundle = words
+    flags.namespace, flags.id, flags.address, path, bundle, image = words
     ttrpc_address, debug, share_core = switches
     try:
         os.umask(umask)
@@ -326,7 +336,7 @@ def _serve_task(connection: "_socket.socket", listener: int) -> None:
         return
     served = _socket.socket(fileno=listener)
     served.listen(sock.BACKLOG)  # once more: SO_PEERCRED shall name this process
-    daemon = start.Daemon(flags, served, path, bundle, ttrpc_address, debug)
+    daemon = start.Daemon(flags, served, path, bundle, ttrpc_address, debug, image=image)
     connection.sendall(b"%d" % os.getpid())
     connection.close()
     start.become_daemon(daemon, environ)

@@ -67,6 +67,12 @@ class TaskService:
         """Is there no container, and none in the making?"""
         return not self.containers and not self.creating
 
+    def running(self) -> bool:
+        """Is there a container, and does every one run?"""
+        return not self.creating and {
+            container.init.state for container in self.containers.values()
+        } == {"running"}
+
     def _container(self, id: str) -> Container:
         found = self.containers.get(id)
         if found is None:

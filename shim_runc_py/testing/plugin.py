@@ -71,14 +71,14 @@ def binaries() -> list[Binary]:
 @functools.cache
 def launchers() -> list[Binary]:
     """The ways to start our shim; the first is the one that most tests use."""
-    from shim_runc_py.tools import install
+    from shim_runc_py.tools import install, native
 
     path = str(launcher.write(Path(_session) / "bin"))
     found = [
         Binary("pyrunc", path),
         Binary("pyrunc-direct", path, environ={"PYRUNC_ZYGOTE": "off"}),
     ]
-    if install.compiled() is not None:
+    if install.compiled(native.LAUNCHER) is not None:
         prefix = Path(_session) / "installed"
         install.install(prefix)
         found.append(Binary("pyrunc-native", str(prefix / "bin" / launcher.NAME)))

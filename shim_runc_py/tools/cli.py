@@ -193,7 +193,7 @@ def _install(options: argparse.Namespace) -> int:
         if options.command == "install":
             path = "" if str(prefix) in _IN_PATH else f"{prefix}/bin/{install.NAME}"
             handler = Handler(options.handler, path)
-            said += install.install(prefix, native=not options.python_launcher)
+            said += install.install(prefix, native_launcher=not options.python_launcher)
             if not options.launcher_only:
                 said += registration.register(config, handler, daemon, options.restart)
         else:

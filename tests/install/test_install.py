@@ -76,7 +76,7 @@ def test_without_a_compiler_the_python_launcher_is_installed(tmp_path, monkeypat
 
 
 def test_uninstall_takes_everything_away_and_says_so(tmp_path, capsys):
-    install.install(tmp_path, native=False)
+    install.install(tmp_path, native_launcher=False)
     words = ["uninstall", "--prefix", str(tmp_path), "--config", str(tmp_path / "config.toml")]
     assert cli.main(words) == 0
     assert capsys.readouterr().out.count("removed") == 2

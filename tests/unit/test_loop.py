@@ -894,3 +894,58 @@ def test_a_task_is_a_future(fake_loop):
     task.then(lambda done: seen.append(done.result()))
     turn(fake_loop)
     assert seen == [1]
+
+
+# rest
+
+
+@pytest.fixture
+def resting_loop():
+    """A real loop that rests soon, and what it has done."""
+    loop = Loop()
+    loop.rest = 0.01
+    log: list[str] = []
+    loop.on_rest = lambda: log.append("rest")  # type: ignore[method-assign]
+    yield loop, log
+    loop.close()
+
+
+def test_a_loop_without_anything_to_do_rests_once(resting_loop):
+    loop, log = resting_loop
+    over = Future[None]()
+    over.then(lambda _: log.append("timer"))
+    loop.after(0.1, lambda: over.settle(None))
+    loop.run(over)
+    assert log == ["rest", "timer"]
+
+
+def test_a_loop_rests_again_after_something_happened(resting_loop):
+    loop, log = resting_loop
+    read_end, write_end = os.pipe()
+    over = Future[None]()
+
+    def ready(_):
+        log.append(os.read(read_end, 1).decode())
+        loop.after(0.1, lambda: over.settle(None))
+
+    loop.watch(read_end, READ, ready)
+    loop.after(0.1, lambda: os.write(write_end, b"x"))
+    loop.run(over)
+    loop.forget(read_end)
+    os.close(read_end)
+    os.close(write_end)
+    assert log == ["rest", "x", "rest"]
+
+
+def test_a_loop_that_is_busy_does_not_rest(resting_loop):
+    loop, log = resting_loop
+    over = Future[None]()
+
+    def again(left):
+        log.append("turn")
+        loop.after(0.001, lambda: again(left - 1) if left else over.settle(None))
+
+    loop.rest = 30.0
+    again(20)
+    loop.run(over)
+    assert set(log) == {"turn"}
