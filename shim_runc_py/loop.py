@@ -59,7 +59,7 @@ HANGUP = select.EPOLLHUP
 FAILED = select.EPOLLERR
 
 
-REST = 0.5  # seconds
+REST = 0.25  # seconds
 
 
 class Cancelled(BaseException):

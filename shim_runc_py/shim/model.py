@@ -89,6 +89,7 @@ def _direct(stage: str, connection: _socket.socket, image: str) -> None:
     model = -1
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        os.close(zygote.LISTENER)
         os.makedirs(f"{stage}/0", 0o700)
         os.chdir(stage)
         scene = rehearsal.Scene(f"{stage}/0", ID)

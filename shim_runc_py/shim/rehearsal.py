@@ -52,7 +52,8 @@ ROUNDS = 2
 BOUND = 3.0  # seconds for a round
 SERVICE = "containerd.task.v2.Task"
 _EVENTS = "containerd.services.events.ttrpc.v1.Events"
-# What an engine is asked for, as far as its caller can see.
+# What an engine is asked for, as far as its caller can see. What it leaves running must not end by
+# itself before it does: a shell may wait for its children at any time.
 _ENGINE = """#!/bin/sh
 for word in "$@"; do
     case $word in create|exec|start|kill|delete) verb=$word ;; esac
@@ -61,7 +62,7 @@ for word in "$@"; do
 done
 case $verb in
     create) sleep 5 & echo $! >"$file"; echo $! >"$0.pid" ;;
-    exec) sleep 0 & echo $! >"$file" ;;
+    exec) sleep 5 & echo $! >"$file" ;;
     kill) kill -9 "$(cat "$0.pid")" ;;
 esac
 """
@@ -197,6 +198,7 @@ class _Round:
             await call("Start", m.StartRequest(id="bundle"), m.StartResponse)
             await call("Exec", exec_, Empty)
             await call("Start", m.StartRequest(id="bundle", exec_id="e"), m.StartResponse)
+            await call("Kill", m.KillRequest(id="bundle", exec_id="e", signal=9), Empty)
             await call("Wait", m.WaitRequest(id="bundle", exec_id="e"), m.WaitResponse)
             await call("Delete", m.DeleteRequest(id="bundle", exec_id="e"), m.DeleteResponse)
             await call("Pids", m.PidsRequest(id="bundle"), m.PidsResponse)

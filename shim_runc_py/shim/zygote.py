@@ -46,7 +46,7 @@ else:
 IDLE = 300.0  # seconds without a request and without a child
 REQUEST_BOUND = 5.0  # seconds for a caller to send what it has
 TITLE_ROOM = 1024
-_LISTENER = 3
+LISTENER = 3
 _MUST_BE_SAME = (
     "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs",
     "Seccomp", "Cpus_allowed", "Mems_allowed",
@@ -84,8 +84,8 @@ def begin(place: str, name: str) -> None:
             kept = os.dup(listener.fileno())
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            os.dup2(kept, _LISTENER)
-            os.closerange(_LISTENER + 1, os.sysconf("SC_OPEN_MAX"))
+            os.dup2(kept, LISTENER)
+            os.closerange(LISTENER + 1, os.sysconf("SC_OPEN_MAX"))
             before = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
             # Not empty: prctl.set_proctitle looks for the first variable, and crashes without one.
             environ = {"PYRUNC_ZYGOTE": place}
@@ -123,9 +123,9 @@ def _open_listener() -> "_socket.socket":
 
     prctl.set_proctitle("containerd-shim-pyrunc-v2 zygote")
     prctl.set_name("pyrunc-zygote")
-    os.set_inheritable(_LISTENER, False)
+    os.set_inheritable(LISTENER, False)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-    listener = _socket.socket(fileno=_LISTENER)
+    listener = _socket.socket(fileno=LISTENER)
     listener.setblocking(False)
     listener.listen(sock.BACKLOG)  # once more: SO_PEERCRED shall name this process
     return listener
@@ -190,7 +190,7 @@ def stand_in(connection: "_socket.socket", pid: int) -> None:
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.setpgid(0, 0)
-        os.close(_LISTENER)
+        os.close(LISTENER)
         connection.settimeout(REQUEST_BOUND)
         first, listener = _receive(connection)
         if listener >= 0:

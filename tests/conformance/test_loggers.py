@@ -45,7 +45,7 @@ def read(path):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.stock(varies="may lose what came last on one of the streams", since=(2,))
+@pytest.mark.stock(varies="may lose what came last on one of the streams")
 def test_a_file_gets_both_streams_and_is_made(make_bundle, start_shim, place):
     target = place / "deep" / "er" / "log"
     bundle = make_bundle("both-streams")
