@@ -4,6 +4,8 @@ Pure, but for the reading of config.json; in the launcher's import budget: `hash
 OpenSSL, and `json` would load `re`.
 """
 
+import sys
+
 GROUP_ANNOTATIONS = ("io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id")
 
 
@@ -31,12 +33,12 @@ def socket_path(directory: str, containerd: str, namespace: str, group: str) -> 
 
 def _sha256(data: bytes) -> str:
     try:
-        from _sha2 import sha256  # Python >= 3.12
-    except ImportError:
-        try:
+        if sys.version_info >= (3, 12):
+            from _sha2 import sha256
+        else:  # a module that is not there is looked for in every directory of sys.path
             from _sha256 import sha256
-        except ImportError:
-            from hashlib import sha256
+    except ImportError:
+        from hashlib import sha256
     digest: str = sha256(data).hexdigest()
     return digest
 

@@ -101,7 +101,7 @@ def _direct(stage: str, connection: _socket.socket, image: str) -> None:
         flags.namespace, flags.id, flags.address = NAMESPACE, ID, f"{stage}/c"
         daemon = Daemon(flags, listener, f"{stage}/s", scene.bundle, f"{stage}/t", debug=False)
         connection.settimeout(BOUND)
-        model = os.pidfd_open(zygote.ask_to_serve(connection, daemon, ENVIRON, image))
+        model = os.pidfd_open(zygote.ask_to_serve(connection, daemon, ENVIRON, image=image))
         listener.close()
         client = Client(loop, sock.connect("s"), Future)
         loop.run(loop.spawn(loop.within(loop.spawn(_play(client, scene)), BOUND)))

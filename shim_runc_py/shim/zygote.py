@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim_runc_py.shim.start import Daemon
+
+    Limits = list[tuple[int, int]]  # soft and hard, by kind
 else:
     import _signal
 
@@ -224,15 +226,16 @@ def _run_role(connection: "_socket.socket", pid: int, request: bytes) -> None:
     """Be the process `pid` and run its command."""
     path: str = connection.getsockname()
     try:
-        words, environ, parent = take_over(pid)
+        words, environ, parent, limits = take_over(pid)
     except (Refused, OSError, ValueError):
         connection.sendall(b"-")
         return
     connection.sendall(b"+")
     given = _read_on(connection, request)
     argv = words[given[0] - 1 :]
-    reply = roles.run(argv, environ, _Remote(path, given[1:], parent))
+    reply = roles.run(argv, environ, _Remote(path, given[1:], parent, limits))
     connection.sendall(encode(*reply))
+    connection.close()  # now: at the end of a process its memory goes first
 
 
 def encode(status: int, output: bytes, complaint: bytes) -> bytes:
@@ -247,9 +250,10 @@ class _Remote(Caller):
     did it that serves, but a second, fresh one, which is told what and where.
     """
 
-    def __init__(self, path: str, given: bytes, parent: int) -> None:
+    def __init__(self, path: str, given: bytes, parent: int, limits: "Limits | None") -> None:
         super().__init__(given, parent)
         self._path = path
+        self._limits = limits
 
     def detach(
         self, daemon: "Daemon", environ: dict[str, str], introduce: "Callable[[int], bytes]"
@@ -272,21 +276,25 @@ class _Remote(Caller):
         try:
             connection.settimeout(REQUEST_BOUND)
             connection.connect(self._path)
-            return ask_to_serve(connection, daemon, environ)
+            return ask_to_serve(connection, daemon, environ, self._limits)
         finally:
             connection.close()
 
 
 def ask_to_serve(
-    connection: "_socket.socket", daemon: "Daemon", environ: dict[str, str], image: str = ""
+    connection: "_socket.socket",
+    daemon: "Daemon",
+    environ: dict[str, str],
+    limits: "Limits | None" = None,
+    image: str = "",
 ) -> int:
     """The pid of the fork that serves, the other end of `connection`; raises OSError, StartError.
 
-    With an `image` the fork is no shim to stay, but the model of one (`shim/model.py`).
+    `limits`, if they are not the zygote's. With an `image` the fork is no shim to stay, but the
+    model of one (`shim/model.py`).
     """
     import _socket
     import marshal
-    import resource
 
     from shim_runc_py.shim import start
 
@@ -295,7 +303,6 @@ def ask_to_serve(
     switches = (daemon.ttrpc_address, daemon.debug, daemon.share_core)
     umask = os.umask(0)
     os.umask(umask)
-    limits = [resource.getrlimit(kind) for kind in range(_LIMITS)]
     request = marshal.dumps((words, switches, environ, umask, limits))
     rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _pack(daemon.listener.fileno()))
     connection.sendmsg([b"s"], [rights])
@@ -315,7 +322,6 @@ def _serve_task(connection: "_socket.socket", listener: int) -> None:
     """Be a shim: the other side of `ask_to_serve`."""
     import _socket
     import marshal
-    import resource
 
     from shim_runc_py.shim import start
     from shim_runc_py.shim.flags import Flags
@@ -326,9 +332,7 @@ def _serve_task(connection: "_socket.socket", listener: int) -> None:
     ttrpc_address, debug, share_core = switches
     try:
         os.umask(umask)
-        for kind, limit in enumerate(limits):
-            if limit != resource.getrlimit(kind):
-                resource.setrlimit(kind, limit)
+        _set_limits(limits)
         if share_core:
             start.share_core()
     except (start.StartError, OSError, ValueError) as error:
@@ -342,8 +346,8 @@ def _serve_task(connection: "_socket.socket", listener: int) -> None:
     start.become_daemon(daemon, environ)
 
 
-def take_over(pid: int) -> tuple[list[str], dict[str, str], int]:
-    """Become like `pid`: (its command line, its environment, its parent).
+def take_over(pid: int) -> "tuple[list[str], dict[str, str], int, Limits | None]":
+    """Become like `pid`: (its command line, its environment, its parent, its limits if others).
 
     Raises Refused when that is not possible, OSError when it is gone.
     """
@@ -363,11 +367,11 @@ def take_over(pid: int) -> tuple[list[str], dict[str, str], int]:
         raise Refused("cgroup")
     words = _strings(f"/proc/{pid}/cmdline")
     environ = dict(item.split("=", 1) for item in _strings(f"/proc/{pid}/environ") if "=" in item)
-    _take_limits(pid)
+    limits = _take_limits(pid)
     _take_oom_score(pid)
     os.umask(int(theirs["Umask"], 8))
     os.chdir(f"/proc/{pid}/cwd")
-    return words, environ, int(their_stat[1])
+    return words, environ, int(their_stat[1]), limits
 
 
 def parse_status(text: str) -> dict[str, str]:
@@ -383,16 +387,27 @@ def _strings(path: str) -> list[str]:
     return procfs.read(path).split("\0")[:-1]
 
 
-def _take_limits(pid: int) -> None:
+def _take_limits(pid: int) -> "Limits | None":
+    """None if they are the same already, which is seldom not so, and seen at a glance."""
+    if procfs.read("/proc/self/limits") == procfs.read(f"/proc/{pid}/limits"):
+        return None
     import resource
 
-    for kind in range(_LIMITS):
-        limits = resource.prlimit(pid, kind)
-        if limits != resource.getrlimit(kind):
-            try:
-                resource.setrlimit(kind, limits)
-            except (ValueError, OSError):
-                raise Refused("resource limits") from None
+    limits = [resource.prlimit(pid, kind) for kind in range(_LIMITS)]
+    try:
+        _set_limits(limits)
+    except (ValueError, OSError):
+        raise Refused("resource limits") from None
+    return limits
+
+
+def _set_limits(limits: "Limits | None") -> None:
+    """Raises OSError and ValueError."""
+    import resource
+
+    for kind, limit in enumerate(limits or ()):
+        if limit != resource.getrlimit(kind):
+            resource.setrlimit(kind, limit)
 
 
 def _take_oom_score(pid: int) -> None:
