@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 
 from shim_runc_py.api import task_pb2
-from shim_runc_py.linux import pages, sock
+from shim_runc_py.linux import pages, sock, wait
 from shim_runc_py.loop import Future, Loop
 from shim_runc_py.shim import rehearsal, zygote
 from shim_runc_py.shim.flags import Flags
@@ -58,8 +58,8 @@ def share(place: str, stand_in: Callable[[_socket.socket, int], None]) -> int:
             stand_in(theirs, director)
         ours.close()
         theirs.close()
-        _wait(director)
-    except OSError:  # no room for a process, or it is over already
+        wait.within(director, BOUND + 0.2)
+    except OSError:  # it is over, and the kernel has reaped it; or there was no room for it
         ours.close()
         theirs.close()
     try:
@@ -69,19 +69,6 @@ def share(place: str, stand_in: Callable[[_socket.socket, int], None]) -> int:
         return size
     finally:
         os.close(image)
-
-
-def _wait(pid: int) -> None:
-    """For a child that the kernel reaps, and that has a bound of its own."""
-    import select
-
-    pidfd = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll((BOUND + 0.2) * 1000)
-    finally:
-        os.close(pidfd)
 
 
 def _direct(stage: str, connection: _socket.socket, image: str) -> None:

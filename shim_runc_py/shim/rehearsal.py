@@ -220,10 +220,7 @@ class _Stage(Caller):
         self._round = round_
 
     def detach(
-        self,
-        daemon: start.Daemon,
-        environ: dict[str, str],
-        introduce: Callable[[int], bytes],
+        self, daemon: start.Daemon, environ: dict[str, str], introduce: Callable[[int], bytes]
     ) -> None:
         self._round.serve(daemon, environ)
 

@@ -304,7 +304,8 @@ def ask_to_serve(
     umask = os.umask(0)
     os.umask(umask)
     request = marshal.dumps((words, switches, environ, umask, limits))
-    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _pack(daemon.listener.fileno()))
+    listener = daemon.listener.fileno().to_bytes(4, sys.byteorder)
+    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener)
     connection.sendmsg([b"s"], [rights])
     connection.sendall(request)
     connection.shutdown(_socket.SHUT_WR)
@@ -312,10 +313,6 @@ def ask_to_serve(
     if not answer.isdigit():
         raise start.StartError(answer.decode("utf-8", "replace") or "no answer of the zygote")
     return int(answer)
-
-
-def _pack(fd: int) -> bytes:
-    return fd.to_bytes(4, sys.byteorder)
 
 
 def _serve_task(connection: "_socket.socket", listener: int) -> None:

@@ -322,18 +322,53 @@ def test_what_belongs_to_the_shim_alone_does_not_reach_the_engine(
         assert {number for number in numbers if int(number) < 10} == {"0", "1", "2"}
 
 
-@pytest.mark.stock(skip="asks its engine")
-def test_a_signal_to_a_running_init_needs_no_engine(make_bundle, start_shim, place):
+@pytest.fixture
+def counted(place):
+    """The engine, by way of a script that writes down what it is asked: (options, its verbs)."""
     engine = place / "bin" / "runc"
     engine.parent.mkdir()
     engine.write_text(f'#!/bin/sh\necho "$*" >>{place}/calls\nexec {shutil.which("runc")} "$@"\n')
     engine.chmod(0o755)
-    bundle = make_bundle("sleep")
-    shim = start_shim(bundle)
     given = Options(binary_name=str(engine))
     options = Any(type_url=given.DESCRIPTOR.full_name, value=given.SerializeToString())
+
+    def verbs():
+        known = ("create", "start", "exec", "kill", "delete", "state", "ps")
+        lines = (place / "calls").read_text().splitlines()
+        return [next(word for word in line.split() if word in known) for line in lines]
+
+    return options, verbs
+
+
+@pytest.mark.stock(skip="asks its engine")
+def test_a_signal_to_a_running_init_needs_no_engine(make_bundle, start_shim, counted):
+    options, verbs = counted
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
     shim.task.create(bundle, options=options)
     shim.task.start(bundle.id)
     shim.task.kill(bundle.id, 9)
     assert shim.task.wait(bundle.id).exit_status == 137
-    assert " kill " not in (place / "calls").read_text()
+    assert verbs() == ["create", "start"]
+
+
+def test_an_exec_is_one_command_of_the_engine(make_bundle, start_shim, counted):
+    """And so are create, start and delete; everything else is asked of the kernel."""
+    options, verbs = counted
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    shim.task.create(bundle, options=options)
+    shim.task.start(bundle.id)
+    for number in range(3):
+        shim.task.exec(bundle.id, f"e{number}", {"args": ["/bin/sleep", "100"]})
+        shim.task.start(bundle.id, f"e{number}")
+        shim.task.state(bundle.id, f"e{number}")
+        shim.task.kill(bundle.id, 9, f"e{number}")
+        assert shim.task.wait(bundle.id, f"e{number}").exit_status == 137
+        shim.task.delete(bundle.id, f"e{number}")
+    assert verbs() == ["create", "start", "exec", "exec", "exec"]
+    shim.task.kill(bundle.id, 9)
+    shim.task.wait(bundle.id)
+    shim.task.delete(bundle.id)
+    ours = ["delete"] if not shim.binary.stock else ["kill", "delete"]
+    assert verbs()[5:] == ours

@@ -476,8 +476,9 @@ def test_shims_at_rest_share_the_memory_of_a_model(make_bundle, start_shim, zygo
 def test_the_model_leaves_nothing(make_bundle, start_shim, zygotes):
     shim = running(make_bundle, start_shim)
     pid = the_zygote(zygotes)
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    assert children == [str(shim.pid)]
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    alone = [str(shim.pid)]
+    wait_until(lambda: children.read_text().split() == alone, "the shim is its only child")
     assert [path.name for path in zygotes.iterdir() if "model" in path.name] == []
     links = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
     assert sorted(link.partition(":")[0] for link in links) == ["/dev/null"] * 3 + ["socket"]
