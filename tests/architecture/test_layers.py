@@ -132,6 +132,7 @@ def test_only_linux_wait_waits_and_only_the_reaper_uses_it_in_a_serving_shim():
                     "shim.info",
                     "shim.start",
                     "shim.zygote",
+                    "shim.model",
                     "linux.mounts",
                     "linux.idmap",
                 ), f"{path}:{line}"
