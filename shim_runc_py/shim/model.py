@@ -15,9 +15,7 @@ import os
 from shim_runc_py.api import task_pb2
 from shim_runc_py.linux import pages, sock, wait
 from shim_runc_py.loop import Future, Loop
-from shim_runc_py.shim import rehearsal, zygote
-from shim_runc_py.shim.flags import Flags
-from shim_runc_py.shim.start import Daemon
+from shim_runc_py.shim import rehearsal, serve, wire, zygote
 from shim_runc_py.ttrpc.client import Client
 from shim_runc_py.ttrpc.status import Closed
 
@@ -25,21 +23,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
     import signal as _signal
-    from collections.abc import Callable
 else:
     import _signal
 
 BOUND = 1.0  # seconds for the model to come to rest
 NAMESPACE = "k8s.io"
 ID = "0" * 64  # as long as those of pods
-ENVIRON = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def share(place: str, stand_in: Callable[[_socket.socket, int], None]) -> int:
+def share(place: str) -> int:
     """Make the image, in the zygote, and share it with all later forks; bytes of it.
 
-    `stand_in` is what forks do with a connection. Without a model, for whatever reason, the image
-    is the zygote itself.
+    Without a model, for whatever reason, the image is the zygote itself.
     """
     import _socket
 
@@ -47,15 +43,16 @@ def share(place: str, stand_in: Callable[[_socket.socket, int], None]) -> int:
     if image < 0:
         return 0
     path = f"/proc/{os.getpid()}/fd/{image}"
+    stage = f"{place}/.model-{os.getpid()}"
     ours, theirs = _socket.socketpair()
     try:
         director = os.fork()
         if not director:
             theirs.close()
-            _direct(f"{place}/.model-{os.getpid()}", ours, path)
+            _direct(place, stage, ours)
         if not os.fork():
             ours.close()
-            stand_in(theirs, director)
+            _be_model(place, stage, theirs, director, path)
         ours.close()
         theirs.close()
         wait.within(director, BOUND + 0.2)
@@ -71,34 +68,58 @@ def share(place: str, stand_in: Callable[[_socket.socket, int], None]) -> int:
         os.close(image)
 
 
-def _direct(stage: str, connection: _socket.socket, image: str) -> None:
+def _be_model(
+    place: str, stage: str, connection: _socket.socket, director: int, image: str
+) -> None:
+    """In the model: what a fork does for a caller. Never returns."""
+    try:
+        zygote.become_own(connection)
+        parent = zygote.take_over(director)[2]
+        given = zygote.read_request(connection)
+        os.chdir(f"{stage}/{ID}")
+        words = ["-namespace", NAMESPACE, "-id", ID, "-address", f"{stage}/c", "start"]
+        environ = {"PATH": PATH, "TTRPC_ADDRESS": f"{stage}/t"}
+        zygote.run(
+            [serve.PROGRAM, *words], environ, zygote.Remote(connection, given, parent, image)
+        )
+    finally:
+        os._exit(1)
+
+
+def _direct(place: str, stage: str, connection: _socket.socket) -> None:
     """In the director: be containerd, until the model is at rest. Never returns."""
-    model = -1
+    import _socket
+
+    model, path = -1, ""
     try:
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         os.close(zygote.LISTENER)
-        os.makedirs(f"{stage}/0", 0o700)
+        os.mkdir(stage, 0o700)
         os.chdir(stage)
-        scene = rehearsal.Scene(f"{stage}/0", ID)
+        scene = rehearsal.Scene(stage, ID)
         loop = Loop()
         scene.take_events(loop, "t")
-        listener = sock.listen("s")
-        assert listener is not None
-        flags = Flags()
-        flags.namespace, flags.id, flags.address = NAMESPACE, ID, f"{stage}/c"
-        daemon = Daemon(flags, listener, f"{stage}/s", scene.bundle, f"{stage}/t", debug=False)
         connection.settimeout(BOUND)
-        model = os.pidfd_open(zygote.ask_to_serve(connection, daemon, ENVIRON, image=image))
-        listener.close()
-        client = Client(loop, sock.connect("s"), Future)
+        # The socket is beside the zygote's, as room in names is scarce.
+        connection.sendall(wire.text(1, ID) + wire.text(2, NAMESPACE) + wire.text(9, place))
+        connection.shutdown(_socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(4096):
+            answer += part
+        path = answer[6:].decode().removeprefix("unix://")  # behind "+", status, length
+        served = sock.connect(path)
+        model = os.pidfd_open(sock.peer(served)[0])
+        client = Client(loop, served, Future)
         loop.run(loop.spawn(loop.within(loop.spawn(_play(client, scene)), BOUND)))
     except Exception:
         pass
     finally:
         try:
+            if path:
+                os.unlink(path)
             if model >= 0:
                 _signal.pidfd_send_signal(model, _signal.SIGKILL)
-        except ProcessLookupError:
+        except OSError:
             pass
         rehearsal.remove(stage)
         os._exit(0)

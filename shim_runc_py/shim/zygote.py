@@ -2,8 +2,7 @@
 
 What a shim needs is imported, exercised and frozen once; a fork has it at once and shares the pages
 with all others. `entry` is the other side and has the formats. The first `start` finds nobody,
-begins the zygote and becomes its first caller. A fork for `start` asks for a second one, with a
-request of another kind: a message with a descriptor, the listening socket; that fork serves.
+begins the zygote and becomes its first caller. The fork for a `start` answers, and is the shim.
 
 A fork stands in for the process at the other end of the connection, so it takes over what an
 executed program would have inherited from that: arguments, environment, working directory, umask,
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shim_runc_py.shim.start import Daemon
-
-    Limits = list[tuple[int, int]]  # soft and hard, by kind
 else:
     import _signal
 
@@ -153,7 +150,7 @@ def _rehearse(place: str) -> None:
     gc.collect()
     libc.trim_heap()
     gc.freeze()
-    model.share(place, stand_in)
+    model.share(place)
 
 
 def _retire(listener: "_socket.socket", path: str) -> None:
@@ -178,7 +175,7 @@ def _answer(listener: "_socket.socket") -> bool:
     try:
         pid, uid, _ = sock.peer(connection)
         if uid == os.geteuid() and not os.fork():
-            stand_in(connection, pid)
+            _stand_in(connection, pid)
     except OSError:
         pass
     finally:
@@ -186,56 +183,73 @@ def _answer(listener: "_socket.socket") -> bool:
     return True
 
 
-def stand_in(connection: "_socket.socket", pid: int) -> None:
+def _stand_in(connection: "_socket.socket", pid: int) -> None:
     """In a fork: do what is asked for by the process `pid`. Never returns."""
     status = 1
     try:
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        os.setpgid(0, 0)
-        os.close(LISTENER)
-        connection.settimeout(REQUEST_BOUND)
-        first, listener = _receive(connection)
-        if listener >= 0:
-            _serve_task(connection, listener)
+        become_own(connection)
+        try:
+            words, environ, parent = take_over(pid)
+        except (Refused, OSError, ValueError):
+            connection.sendall(b"-")
         else:
-            _run_role(connection, pid, first)
+            given = read_request(connection)
+            run(words[given[0] - 1 :], environ, Remote(connection, given[1:], parent))
         status = 0
     finally:
         os._exit(status)
 
 
-def _receive(connection: "_socket.socket") -> tuple[bytes, int]:
-    """The first bytes of a request, and the descriptor that a request to serve has, else -1."""
-    import _socket
-
-    room = _socket.CMSG_SPACE(4)
-    data, ancillary, _, _ = connection.recvmsg(65536, room, _socket.MSG_CMSG_CLOEXEC)
-    for level, kind, raw in ancillary:
-        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            return data, int.from_bytes(raw[:4], sys.byteorder)
-    return data, -1
+def become_own(connection: "_socket.socket") -> None:
+    """In a fork: give up what belongs to the zygote."""
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    os.setpgid(0, 0)
+    os.close(LISTENER)
+    connection.settimeout(REQUEST_BOUND)
 
 
-def _read_on(connection: "_socket.socket", data: bytes) -> bytes:
+def read_request(connection: "_socket.socket") -> bytes:
+    """Accept it, and read it to its end."""
+    connection.sendall(b"+")
+    data = b""
     while part := connection.recv(65536):
         data += part
     return data
 
 
-def _run_role(connection: "_socket.socket", pid: int, request: bytes) -> None:
-    """Be the process `pid` and run its command."""
-    path: str = connection.getsockname()
-    try:
-        words, environ, parent, limits = take_over(pid)
-    except (Refused, OSError, ValueError):
-        connection.sendall(b"-")
-        return
-    connection.sendall(b"+")
-    given = _read_on(connection, request)
-    argv = words[given[0] - 1 :]
-    reply = roles.run(argv, environ, _Remote(path, given[1:], parent, limits))
-    connection.sendall(encode(*reply))
-    connection.close()  # now: at the end of a process its memory goes first
+def run(argv: list[str], environ: dict[str, str], caller: "Remote") -> None:
+    """Run a command for somebody else; does not return in a daemon."""
+    caller.answer(*roles.run(argv, environ, caller))
+
+
+class Remote(Caller):
+    """A caller at the other end of a connection.
+
+    The fork that stands in for it becomes the daemon itself, once it has given its answer: there is
+    no need for another process, as nobody waits for the end of this one.
+    """
+
+    def __init__(
+        self, connection: "_socket.socket", given: bytes, parent: int, image: str = ""
+    ) -> None:
+        """With an `image` the daemon is the model of a shim (`shim/model.py`)."""
+        super().__init__(given, parent)
+        self._connection = connection
+        self._image = image
+
+    def answer(self, status: int, output: bytes, complaint: bytes) -> None:
+        """Raises OSError when it has gone. The end of the connection is the end of the answer."""
+        self._connection.sendall(encode(status, output, complaint))
+        self._connection.close()
+
+    def detach(
+        self, daemon: "Daemon", environ: dict[str, str], introduce: "Callable[[int], bytes]"
+    ) -> None:
+        from shim_runc_py.shim import start
+
+        self.answer(0, introduce(os.getpid()), b"")
+        daemon.image = self._image
+        start.become_daemon(daemon, environ)
 
 
 def encode(status: int, output: bytes, complaint: bytes) -> bytes:
@@ -243,108 +257,8 @@ def encode(status: int, output: bytes, complaint: bytes) -> bytes:
     return bytes((status,)) + len(output).to_bytes(4, "little") + output + complaint
 
 
-class _Remote(Caller):
-    """A caller at the other end of a connection; the zygote forks its daemon, too.
-
-    What `start` does touches a megabyte that a shim never needs again. So it is not the fork that
-    did it that serves, but a second, fresh one, which is told what and where.
-    """
-
-    def __init__(self, path: str, given: bytes, parent: int, limits: "Limits | None") -> None:
-        super().__init__(given, parent)
-        self._path = path
-        self._limits = limits
-
-    def detach(
-        self, daemon: "Daemon", environ: dict[str, str], introduce: "Callable[[int], bytes]"
-    ) -> None:
-        from shim_runc_py.shim import start
-
-        try:
-            pid = self._ask(daemon, environ)
-        except OSError:
-            start.fork(daemon, environ, introduce)
-            return
-        try:
-            introduce(pid)
-        except BaseException:
-            os.kill(pid, _signal.SIGKILL)
-            raise
-
-    def _ask(self, daemon: "Daemon", environ: dict[str, str]) -> int:
-        connection = sock.unix(blocking=True)
-        try:
-            connection.settimeout(REQUEST_BOUND)
-            connection.connect(self._path)
-            return ask_to_serve(connection, daemon, environ, self._limits)
-        finally:
-            connection.close()
-
-
-def ask_to_serve(
-    connection: "_socket.socket",
-    daemon: "Daemon",
-    environ: dict[str, str],
-    limits: "Limits | None" = None,
-    image: str = "",
-) -> int:
-    """The pid of the fork that serves, the other end of `connection`; raises OSError, StartError.
-
-    `limits`, if they are not the zygote's. With an `image` the fork is no shim to stay, but the
-    model of one (`shim/model.py`).
-    """
-    import _socket
-    import marshal
-
-    from shim_runc_py.shim import start
-
-    flags = daemon.flags
-    words = (flags.namespace, flags.id, flags.address, daemon.path, daemon.bundle, image)
-    switches = (daemon.ttrpc_address, daemon.debug, daemon.share_core)
-    umask = os.umask(0)
-    os.umask(umask)
-    request = marshal.dumps((words, switches, environ, umask, limits))
-    listener = daemon.listener.fileno().to_bytes(4, sys.byteorder)
-    rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener)
-    connection.sendmsg([b"s"], [rights])
-    connection.sendall(request)
-    connection.shutdown(_socket.SHUT_WR)
-    answer = _read_on(connection, b"")
-    if not answer.isdigit():
-        raise start.StartError(answer.decode("utf-8", "replace") or "no answer of the zygote")
-    return int(answer)
-
-
-def _serve_task(connection: "_socket.socket", listener: int) -> None:
-    """Be a shim: the other side of `ask_to_serve`."""
-    import _socket
-    import marshal
-
-    from shim_runc_py.shim import start
-    from shim_runc_py.shim.flags import Flags
-
-    words, switches, environ, umask, limits = marshal.loads(_read_on(connection, b""))
-    flags = Flags()
-    flags.namespace, flags.id, flags.address, path, bundle, image = words
-    ttrpc_address, debug, share_core = switches
-    try:
-        os.umask(umask)
-        _set_limits(limits)
-        if share_core:
-            start.share_core()
-    except (start.StartError, OSError, ValueError) as error:
-        connection.sendall(f"{error}".encode())
-        return
-    served = _socket.socket(fileno=listener)
-    served.listen(sock.BACKLOG)  # once more: SO_PEERCRED shall name this process
-    daemon = start.Daemon(flags, served, path, bundle, ttrpc_address, debug, image=image)
-    connection.sendall(b"%d" % os.getpid())
-    connection.close()
-    start.become_daemon(daemon, environ)
-
-
-def take_over(pid: int) -> "tuple[list[str], dict[str, str], int, Limits | None]":
-    """Become like `pid`: (its command line, its environment, its parent, its limits if others).
+def take_over(pid: int) -> tuple[list[str], dict[str, str], int]:
+    """Become like `pid`: (its command line, its environment, its parent).
 
     Raises Refused when that is not possible, OSError when it is gone.
     """
@@ -364,11 +278,11 @@ def take_over(pid: int) -> "tuple[list[str], dict[str, str], int, Limits | None]
         raise Refused("cgroup")
     words = _strings(f"/proc/{pid}/cmdline")
     environ = dict(item.split("=", 1) for item in _strings(f"/proc/{pid}/environ") if "=" in item)
-    limits = _take_limits(pid)
+    _take_limits(pid)
     _take_oom_score(pid)
     os.umask(int(theirs["Umask"], 8))
     os.chdir(f"/proc/{pid}/cwd")
-    return words, environ, int(their_stat[1]), limits
+    return words, environ, int(their_stat[1])
 
 
 def parse_status(text: str) -> dict[str, str]:
@@ -384,27 +298,18 @@ def _strings(path: str) -> list[str]:
     return procfs.read(path).split("\0")[:-1]
 
 
-def _take_limits(pid: int) -> "Limits | None":
-    """None if they are the same already, which is seldom not so, and seen at a glance."""
+def _take_limits(pid: int) -> None:
     if procfs.read("/proc/self/limits") == procfs.read(f"/proc/{pid}/limits"):
-        return None
+        return  # nearly always, and seen at a glance
     import resource
 
-    limits = [resource.prlimit(pid, kind) for kind in range(_LIMITS)]
-    try:
-        _set_limits(limits)
-    except (ValueError, OSError):
-        raise Refused("resource limits") from None
-    return limits
-
-
-def _set_limits(limits: "Limits | None") -> None:
-    """Raises OSError and ValueError."""
-    import resource
-
-    for kind, limit in enumerate(limits or ()):
-        if limit != resource.getrlimit(kind):
-            resource.setrlimit(kind, limit)
+    for kind in range(_LIMITS):
+        limits = resource.prlimit(pid, kind)
+        if limits != resource.getrlimit(kind):
+            try:
+                resource.setrlimit(kind, limits)
+            except (ValueError, OSError):
+                raise Refused("resource limits") from None
 
 
 def _take_oom_score(pid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,8 @@ def test_only_what_the_interpreter_has_its_data_in_is_shared():
 def test_without_the_library_there_is_nothing_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(pages, "LIBRARY", str(tmp_path / "missing.so"))
     assert pages.begin() == -1
-    assert model.share(str(tmp_path), lambda connection, pid: pytest.fail("forked")) == 0
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    assert model.share(str(tmp_path)) == 0
     assert pages.give_back() == 0
 
 
