@@ -94,6 +94,8 @@ def version(engine: str) -> str:
 def run(configuration: Configuration) -> Result:
     """Boot, run the tests, read what they say. Raises Unavailable."""
     engine = binary(configuration)
+    for suite in configuration.suites:
+        generations.get(suite)  # there is no network in the machine
     systemd = configuration.driver == "systemd"
     slow = 2 if machine.kvm_usable() else SLOW_UNDER_EMULATION
     environ = {
