@@ -44,7 +44,7 @@ class Configuration:
 
 
 CONFIGURATIONS = [
-    Configuration("runc", "cgroupfs", generations.SUITES),
+    Configuration("runc", "cgroupfs"),
     Configuration("crun", "cgroupfs"),
     Configuration("runc", "systemd"),
     Configuration("crun", "systemd"),
