@@ -49,7 +49,7 @@ def test_a_second_start_of_a_running_exec_does_no_harm(running, sink):
     shim.task.delete(id)
 
 
-@pytest.mark.stock(varies="may answer an Exec only when all that came before have started")
+@pytest.mark.stock(skip="may stop answering for minutes in an exec storm (1.6)")
 def test_a_hundred_execs_at_once_all_end(running):
     shim, id = running
     begun = []
