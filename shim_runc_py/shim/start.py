@@ -47,21 +47,14 @@ class Daemon:
         bundle: str,
         ttrpc_address: str,
         debug: bool,
-        share_core: bool = False,
-        image: str = "",
     ) -> None:
-        """`share_core`: it and its group shall have a core scheduling cookie of their own.
-
-        `image`: a file for the memory of this daemon, which ends then (`shim/model.py`).
-        """
         self.flags = flags
         self.listener = listener
         self.path = path
         self.bundle = bundle
         self.ttrpc_address = ttrpc_address
         self.debug = debug
-        self.share_core = share_core
-        self.image = image
+        self.image = ""  # a file for its memory, if it is but a model (`shim/model.py`)
 
 
 def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
@@ -87,8 +80,7 @@ def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
         return answer
     ttrpc_address = boot.ttrpc_address or environ.get("TTRPC_ADDRESS", "")
     debug = flags.debug or boot.debug
-    share_core = bool(environ.get("SCHED_CORE"))
-    daemon = Daemon(flags, listener, path, bundle, ttrpc_address, debug, share_core)
+    daemon = Daemon(flags, listener, path, bundle, ttrpc_address, debug)
 
     def introduce(pid: int) -> bytes:
         _adjust_oom_score(pid, caller.parent)
@@ -98,6 +90,8 @@ def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
         return answer
 
     try:
+        if environ.get("SCHED_CORE"):
+            _share_core()  # here, where a failure can be told; a fork inherits it
         caller.detach(daemon, environ, introduce)
     except BaseException as error:
         os.unlink(path)
@@ -109,8 +103,6 @@ def run(flags: "Flags", environ: dict[str, str], caller: "Caller") -> bytes:
 
 def fork(daemon: Daemon, environ: dict[str, str], introduce: "Callable[[int], bytes]") -> None:
     """Make a child that serves; it is killed again if `introduce(its pid)` raises."""
-    if daemon.share_core:
-        share_core()  # here, where a failure can be told; it is inherited
     pid = os.fork()
     if not pid:
         become_daemon(daemon, environ)
@@ -204,8 +196,8 @@ def _join_cgroup(pid: int, path: str) -> None:
         raise StartError(f"failed to join cgroup {path}: {text}") from None
 
 
-def share_core() -> None:
-    """Raises StartError."""
+def _share_core() -> None:
+    """Give this process group a core scheduling cookie of its own; raises StartError."""
     from shim_runc_py.linux import libc
 
     try:

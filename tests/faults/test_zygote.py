@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import select
@@ -23,8 +24,9 @@ from shim_runc_py.api.task_pb2 import DeleteResponse
 from shim_runc_py.linux import pages, procfs, sock
 from shim_runc_py.testing import launcher, leaks
 from shim_runc_py.testing.daemon import wait_until
-from shim_runc_py.testing.shims import Binary, Shim, parse_answer
+from shim_runc_py.testing.shims import Binary, Shim, Task, parse_answer
 from shim_runc_py.tools import install
+from shim_runc_py.ttrpc.client import BlockingClient
 
 pytestmark = pytest.mark.stock(skip="has no zygote")
 
@@ -242,7 +244,7 @@ def test_another_version_of_the_package_has_another_zygote(make_bundle, start_sh
     try:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
         start_shim(make_bundle("sleep"))
-        assert len(list(listening(zygotes))) == 2
+        assert len(listening(zygotes)) == 2
     finally:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -376,7 +378,7 @@ def test_delete_goes_through_the_zygote_and_needs_none(make_bundle, start_shim, 
     assert (first.pid, first.exit_status) == (second.pid, second.exit_status) == (0, 137)
     missing = shim.run_delete(bundle)
     assert missing.status == 0
-    assert len(list(listening(zygotes))) == 1  # delete begins no zygote
+    assert len(listening(zygotes)) == 1  # delete begins no zygote
 
 
 def test_an_idle_zygote_ends_and_its_socket_goes(make_bundle, start_shim, zygotes, monkeypatch):
@@ -386,7 +388,7 @@ def test_an_idle_zygote_ends_and_its_socket_goes(make_bundle, start_shim, zygote
     pidfd = os.pidfd_open(pid)
     try:
         shim.close()
-        wait_until(lambda: not list(listening(zygotes)), "the zygote has removed its socket")
+        wait_until(lambda: not listening(zygotes), "the zygote has removed its socket")
     finally:
         os.close(pidfd)
 
@@ -501,3 +503,31 @@ def test_a_zygote_without_the_library_forks_larger_shims(make_bundle, zygotes, p
         assert parent(shim.pid) == the_zygote(zygotes)
     finally:
         shim.close()
+
+
+def cookie(pid):
+    """The core scheduling cookie of a process (prctl PR_SCHED_CORE_GET), 0 for none."""
+    found = ctypes.c_uint64()
+    assert ctypes.CDLL(None).prctl(62, 0, pid, 0, ctypes.byref(found)) == 0
+    return found.value
+
+
+@pytest.mark.parametrize("through", ["zygote", "off"])
+def test_core_scheduling_is_asked_for_and_refused_where_it_is_not_possible(
+    make_bundle, start_shim, zygotes, through
+):
+    off = {} if through == "zygote" else {"PYRUNC_ZYGOTE": "off"}
+    shim = start_shim(make_bundle("sleep"), environ=off)
+    shim.environ["SCHED_CORE"] = "1"
+    bundle = make_bundle("sleep")
+    result = shim.run_start(bundle)
+    if result.status:
+        assert b"enable sched core support" in result.stdout
+        return
+    client = BlockingClient(parse_answer(result.stdout).removeprefix("unix://"))
+    other = Task(client, shim.binary.task_version, shim.namespace)
+    try:
+        assert cookie(other.call("Connect", id=bundle.id).shim_pid)
+    finally:
+        other.shutdown(bundle.id)
+        client.close()
