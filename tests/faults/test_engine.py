@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import time
 
 import pytest
-from google.protobuf.any_pb2 import Any
 
-from shim_runc_py.api.runc_options_pb2 import Options
+from shim_runc_py.testing import conditions
 from shim_runc_py.testing.daemon import wait_until
 from shim_runc_py.testing.shims import refused
 from shim_runc_py.ttrpc.status import RpcError
@@ -21,8 +19,7 @@ UNKNOWN, DEADLINE = 2, 4
 @pytest.fixture
 def options(fake_engine):
     """Runtime options that choose the fake engine."""
-    value = Options(binary_name=str(fake_engine.path)).SerializeToString()
-    return Any(type_url="containerd.runc.v1.Options", value=value)
+    return conditions.options(str(fake_engine.path))
 
 
 def answers_at_once(task, id):
@@ -323,52 +320,38 @@ def test_what_belongs_to_the_shim_alone_does_not_reach_the_engine(
 
 
 @pytest.fixture
-def counted(place):
-    """The engine, by way of a script that writes down what it is asked: (options, its verbs)."""
-    engine = place / "bin" / "runc"
-    engine.parent.mkdir()
-    engine.write_text(f'#!/bin/sh\necho "$*" >>{place}/calls\nexec {shutil.which("runc")} "$@"\n')
-    engine.chmod(0o755)
-    given = Options(binary_name=str(engine))
-    options = Any(type_url=given.DESCRIPTOR.full_name, value=given.SerializeToString())
-
-    def verbs():
-        known = ("create", "start", "exec", "kill", "delete", "state", "ps")
-        lines = (place / "calls").read_text().splitlines()
-        return [next(word for word in line.split() if word in known) for line in lines]
-
-    return options, verbs
+def running(make_bundle, start_shim, fake_engine):
+    """(shim, id) of a container whose engine has the name of a known one, and counts its calls."""
+    engine = fake_engine.path.with_name("runc")
+    engine.symlink_to(fake_engine.path)
+    bundle = make_bundle("sleep")
+    shim = start_shim(bundle)
+    shim.task.create(bundle, options=conditions.options(str(engine)))
+    shim.task.start(bundle.id)
+    return shim, bundle.id
 
 
 @pytest.mark.stock(skip="asks its engine")
-def test_a_signal_to_a_running_init_needs_no_engine(make_bundle, start_shim, counted):
-    options, verbs = counted
-    bundle = make_bundle("sleep")
-    shim = start_shim(bundle)
-    shim.task.create(bundle, options=options)
-    shim.task.start(bundle.id)
-    shim.task.kill(bundle.id, 9)
-    assert shim.task.wait(bundle.id).exit_status == 137
-    assert verbs() == ["create", "start"]
+def test_a_signal_to_a_running_init_needs_no_engine(running, fake_engine):
+    shim, id = running
+    shim.task.kill(id, 9)
+    assert shim.task.wait(id).exit_status == 137
+    assert fake_engine.verbs() == ["create", "start"]
 
 
-def test_an_exec_is_one_command_of_the_engine(make_bundle, start_shim, counted):
+def test_an_exec_is_one_command_of_the_engine(running, fake_engine):
     """And so are create, start and delete; everything else is asked of the kernel."""
-    options, verbs = counted
-    bundle = make_bundle("sleep")
-    shim = start_shim(bundle)
-    shim.task.create(bundle, options=options)
-    shim.task.start(bundle.id)
+    shim, id = running
     for number in range(3):
-        shim.task.exec(bundle.id, f"e{number}", {"args": ["/bin/sleep", "100"]})
-        shim.task.start(bundle.id, f"e{number}")
-        shim.task.state(bundle.id, f"e{number}")
-        shim.task.kill(bundle.id, 9, f"e{number}")
-        assert shim.task.wait(bundle.id, f"e{number}").exit_status == 137
-        shim.task.delete(bundle.id, f"e{number}")
-    assert verbs() == ["create", "start", "exec", "exec", "exec"]
-    shim.task.kill(bundle.id, 9)
-    shim.task.wait(bundle.id)
-    shim.task.delete(bundle.id)
+        shim.task.exec(id, f"e{number}", {"args": ["/bin/sleep", "100"]})
+        shim.task.start(id, f"e{number}")
+        shim.task.state(id, f"e{number}")
+        shim.task.kill(id, 9, f"e{number}")
+        assert shim.task.wait(id, f"e{number}").exit_status == 137
+        shim.task.delete(id, f"e{number}")
+    assert fake_engine.verbs() == ["create", "start", "exec", "exec", "exec"]
+    shim.task.kill(id, 9)
+    shim.task.wait(id)
+    shim.task.delete(id)
     ours = ["delete"] if not shim.binary.stock else ["kill", "delete"]
-    assert verbs()[5:] == ours
+    assert fake_engine.verbs()[5:] == ours
